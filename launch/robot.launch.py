@@ -1,0 +1,78 @@
+"""The robot's side: the manager, which feeds sensor topics to models and publishes results."""
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+
+def generate_launch_description():
+    """One manager; its namespace keeps it apart from other robots on the network."""
+    share = get_package_share_directory('offload_ros')
+    config = os.path.join(share, 'config')
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                'namespace', default_value='', description='namespace of this robot, e.g. robot1'
+            ),
+            DeclareLaunchArgument(
+                'models_file',
+                default_value=os.path.join(config, 'models.yaml'),
+                description='models.yaml: models, their topics, deadlines and strategies',
+            ),
+            DeclareLaunchArgument(
+                'params_file',
+                default_value=os.path.join(config, 'robot.yaml'),
+                description='parameters of the offload manager',
+            ),
+            DeclareLaunchArgument(
+                'device',
+                default_value='cpu',
+                description='where the robot computes: cpu, cuda, cuda:1',
+            ),
+            DeclareLaunchArgument(
+                'use_sim_time',
+                default_value='false',
+                choices=['true', 'false'],
+                description='stamps from /clock instead of the system clock',
+            ),
+            DeclareLaunchArgument(
+                'threads',
+                default_value='0',
+                description='CPU threads of an operator; 0: all',
+            ),
+            DeclareLaunchArgument(
+                'log_level',
+                default_value='info',
+                choices=['debug', 'info', 'warn', 'error'],
+                description='least severity that is logged',
+            ),
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(os.path.join(share, 'launch', 'middleware.launch.py'))
+            ),
+            Node(
+                package='offload_ros',
+                executable='offload_manager',
+                name='offload_manager',
+                namespace=LaunchConfiguration('namespace'),
+                output='screen',
+                parameters=[
+                    LaunchConfiguration('params_file'),
+                    {
+                        'models_file': LaunchConfiguration('models_file'),
+                        'device': LaunchConfiguration('device'),
+                        'threads': ParameterValue(LaunchConfiguration('threads'), value_type=int),
+                        'use_sim_time': ParameterValue(
+                            LaunchConfiguration('use_sim_time'), value_type=bool
+                        ),
+                    },
+                ],
+                arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+            ),
+        ]
+    )

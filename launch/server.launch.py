@@ -1,0 +1,70 @@
+"""The server's side: runs the models of its own models.yaml for all robots on the network."""
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+
+def generate_launch_description():
+    """One server; give each server of a network a name of its own."""
+    share = get_package_share_directory('offload_ros')
+    config = os.path.join(share, 'config')
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                'name', default_value='offload_server', description='name of this server'
+            ),
+            DeclareLaunchArgument(
+                'namespace', default_value='', description='namespace of this server'
+            ),
+            DeclareLaunchArgument(
+                'models_file',
+                default_value=os.path.join(config, 'models.yaml'),
+                description='models.yaml: the models that this server runs',
+            ),
+            DeclareLaunchArgument(
+                'params_file',
+                default_value=os.path.join(config, 'server.yaml'),
+                description='parameters of the server',
+            ),
+            DeclareLaunchArgument(
+                'device', default_value='cpu', description='where to compute: cpu, cuda, cuda:1'
+            ),
+            DeclareLaunchArgument(
+                'threads',
+                default_value='0',
+                description='CPU threads of an operator; 0: all',
+            ),
+            DeclareLaunchArgument(
+                'log_level',
+                default_value='info',
+                choices=['debug', 'info', 'warn', 'error'],
+                description='least severity that is logged',
+            ),
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(os.path.join(share, 'launch', 'middleware.launch.py'))
+            ),
+            Node(
+                package='offload_ros',
+                executable='offload_server',
+                name=LaunchConfiguration('name'),
+                namespace=LaunchConfiguration('namespace'),
+                output='screen',
+                parameters=[
+                    LaunchConfiguration('params_file'),
+                    {
+                        'models_file': LaunchConfiguration('models_file'),
+                        'device': LaunchConfiguration('device'),
+                        'threads': ParameterValue(LaunchConfiguration('threads'), value_type=int),
+                    },
+                ],
+                arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+            ),
+        ]
+    )

@@ -1,0 +1,102 @@
+"""Server-only: inputs go to one server whole, outputs come back whole."""
+
+from __future__ import annotations
+
+import threading
+
+from offload_ros.models.model import Model
+from offload_ros.robot.window import Window
+from offload_ros.strategy import Frame, Link, LinkState, Prediction, Result, Unanswered, register
+from offload_ros.wire.client import NoReply
+from offload_ros.wire.exchange import Status
+from offload_ros.wire.tensors import total_bytes
+
+# Agreed with the package's equality tests: unequal versions or instruction sets order sums
+# differently.
+TOLERANCE = 1e-4
+
+
+@register('server')
+class ServerStrategy:
+    """Sends each frame's inputs, in the sensor's own dtype, to the least loaded server that has
+    the model."""
+
+    def __init__(self) -> None:
+        self._round_trips = Window()
+        self._computing = Window()
+        self._lock = threading.Lock()
+        self._running: dict[int, int] = {}  # frame seq -> request number
+        self._cancelled_seq = 0  # a cancel may come before the request has its number
+
+    def prepare(self, model: Model, link: Link) -> None:
+        # Deferred: the model's runtime never changes, but describing it asks torch.
+        from offload_ros.models.model import runtime_description
+
+        self._model = model
+        self._client = link.client
+        self._runtime = runtime_description(str(model.device))
+
+    def predict(self, state: LinkState) -> Prediction:
+        round_trip_s, computing_s = self._round_trips.percentile(50), self._computing.percentile(50)
+        return Prediction(latency_s=round_trip_s, server_busy_s=computing_s)
+
+    def run(self, frame: Frame, deadline_s: float) -> Result:
+        server, why = self._client.server_for(self._model)
+        if server is None:
+            raise Unanswered(why)
+        try:
+            reply, round_trip_s = self._client.call(
+                server,
+                self._model,
+                frame,
+                deadline_s,
+                started=lambda number: self._started(frame.seq, number),
+            )
+        except NoReply as error:
+            raise Unanswered(str(error)) from None
+        finally:
+            with self._lock:
+                self._running.pop(frame.seq, None)
+        if reply.status != Status.OK:
+            raise Unanswered(f'server {server.name}: {reply.detail}')
+        if set(reply.outputs) != set(self._model.config.outputs):
+            raise Unanswered(f'server {server.name} answered with outputs {sorted(reply.outputs)}')
+        self._round_trips.add(round_trip_s)
+        self._computing.add(reply.compute_s)
+        bytes_up, bytes_down = total_bytes(frame.inputs), total_bytes(reply.outputs)
+        # Two machines' clocks are never compared: what the server did not spend was the link's,
+        # shared by bytes.
+        link_s = max(0.0, round_trip_s - reply.server_s)
+        up_share = bytes_up / (bytes_up + bytes_down) if bytes_up + bytes_down else 0.5
+        exact = server.runtime == self._runtime
+        return Result(
+            reply.outputs,
+            plan=f'server {server.name}',
+            exact=exact,
+            tolerance=0.0 if exact else TOLERANCE,
+            uplink_s=link_s * up_share,
+            server_s=reply.server_s,
+            downlink_s=link_s * (1.0 - up_share),
+            bytes_up=bytes_up,
+            bytes_down=bytes_down,
+        )
+
+    def cancel(self, seq: int) -> None:
+        with self._lock:
+            self._cancelled_seq = max(self._cancelled_seq, seq)
+            number = self._running.get(seq)
+        if number is not None:
+            self._client.cancel(number)
+
+    def close(self) -> None:
+        with self._lock:
+            numbers = list(self._running.values())
+        for number in numbers:
+            self._client.cancel(number, 'the strategy was closed')
+
+    def _started(self, seq: int, number: int) -> None:
+        with self._lock:
+            self._running[seq] = number
+            cancelled = seq <= self._cancelled_seq
+        if cancelled:
+            self._client.cancel(number)

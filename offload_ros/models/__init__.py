@@ -1,0 +1,1 @@
+"""Models: their description in models.yaml, where they come from, what is around the network."""

@@ -1,0 +1,175 @@
+"""What a model is made of: its source, inputs and their topics, preprocessing, outputs, deadline,
+strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+import re
+from typing import Any
+
+NAME = re.compile(r'[a-z][a-z0-9_]*\Z')
+NAME_RULE = 'lower-case letters, digits and _, beginning with a letter'
+RESERVED_NAMES = ('link', 'server')
+INPUT_TYPES = (
+    'sensor_msgs/msg/Image',
+    'sensor_msgs/msg/CompressedImage',
+    'sensor_msgs/msg/PointCloud2',
+    'sensor_msgs/msg/LaserScan',
+)
+# Encodings whose pixels fit one tensor dtype; conversions between colour orders are cv_bridge's.
+ENCODINGS = ('rgb8', 'bgr8', 'mono8', 'mono16', '16UC1', '32FC1', 'passthrough')
+
+
+class ConfigError(ValueError):
+    """A mistake in a configuration file: the text names the file, the place, the rule and the
+    remedy."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model and the topic that it comes from.
+
+    ``shape``: extents of the tensor, ``None`` where any extent is good; empty: not checked.
+    """
+
+    name: str
+    topic: str
+    type: str = 'sensor_msgs/msg/Image'
+    encoding: str = 'rgb8'
+    shape: tuple[int | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        _rule(bool(NAME.match(self.name)), f"input name '{self.name}' must be {NAME_RULE}")
+        _rule(bool(self.topic), f"input '{self.name}': topic is empty")
+        _rule(
+            self.type in INPUT_TYPES,
+            f"input '{self.name}': type '{self.type}' {_one_of(INPUT_TYPES)}",
+        )
+        _rule(
+            self.encoding in ENCODINGS,
+            f"input '{self.name}': encoding '{self.encoding}' {_one_of(ENCODINGS)}",
+        )
+        _rule(
+            all(extent is None or extent > 0 for extent in self.shape),
+            f"input '{self.name}': shape has extents above 0, or null for any",
+        )
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What turns an (H, W, C) image into the network's (1, C, h, w) float32; part of the model.
+
+    ``resize``: (h, w) in pixels, bilinear with antialiasing; ``letterbox`` keeps the aspect ratio
+    and fills with ``fill``. Then values are multiplied by ``scale``, ``mean`` subtracted and
+    divided by ``std`` (per channel).
+    """
+
+    resize: tuple[int, int] | None = None
+    letterbox: bool = False
+    fill: float = 114.0
+    scale: float = 1.0 / 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if self.resize is not None:
+            _rule(
+                len(self.resize) == 2 and min(self.resize) > 0,
+                'preprocess.resize: two pixel counts, [height, width]',
+            )
+        _rule(
+            not self.letterbox or self.resize is not None,
+            'preprocess.letterbox needs preprocess.resize',
+        )
+        _rule(
+            len(self.mean) == len(self.std) and len(self.std) > 0,
+            'preprocess.mean and preprocess.std: one number each per channel',
+        )
+        _rule(all(value != 0 for value in self.std), 'preprocess.std: must not be 0')
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the network comes from; exactly one of the three.
+
+    ``python``: ``package.module:function``, called with ``arguments``, returns a
+    ``torch.nn.Module``.
+    ``transformers``: hub id or local folder; without weights there, a configuration gives seeded
+    random ones.
+    ``export``: a ``torch.export`` archive (``.pt2``). Both local files and factories are code that
+    this machine's operator trusts: nothing received from the network ever gets here.
+    """
+
+    python: str = ''
+    transformers: str = ''
+    export: str = ''
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    task: str = 'AutoModelForImageClassification'
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        given = [kind for kind in ('python', 'transformers', 'export') if getattr(self, kind)]
+        _rule(
+            len(given) == 1,
+            f'source: give exactly one of python, transformers, export (given: {given or "none"})',
+        )
+        _rule(
+            not self.python or re.fullmatch(r'[\w.]+:\w+', self.python) is not None,
+            f"source.python: '{self.python}' must be package.module:function",
+        )
+        _rule(
+            self.task.startswith('AutoModel'),
+            "source.task: a class of transformers, 'AutoModel...'",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One entry of ``models.yaml``."""
+
+    name: str
+    source: Source
+    variant: str = 'default'
+    inputs: tuple[InputSpec, ...] = ()
+    preprocess: Preprocess | None = None
+    outputs: tuple[str, ...] = ('output',)
+    deadline_ms: float = 1000.0
+    strategy: str = 'server'
+    sync_slop_ms: float = 50.0
+
+    def __post_init__(self) -> None:
+        _rule(bool(NAME.match(self.name)), f"model name '{self.name}' must be {NAME_RULE}")
+        _rule(self.name not in RESERVED_NAMES, f"model name '{self.name}' is reserved")
+        names = [spec.name for spec in self.inputs]
+        _rule(bool(names), f"model '{self.name}': inputs is missing or empty")
+        _rule(
+            len(set(names)) == len(names), f"model '{self.name}': two inputs have one name: {names}"
+        )
+        _rule(bool(self.outputs), f"model '{self.name}': outputs is empty")
+        _rule(
+            len(set(self.outputs)) == len(self.outputs),
+            f"model '{self.name}': two outputs have one name: {list(self.outputs)}",
+        )
+        _rule(
+            1.0 <= self.deadline_ms <= 60_000.0,
+            f"model '{self.name}': deadline_ms {self.deadline_ms} is outside 1 to 60000",
+        )
+        _rule(
+            0.0 <= self.sync_slop_ms <= 10_000.0,
+            f"model '{self.name}': sync_slop_ms {self.sync_slop_ms} is outside 0 to 10000",
+        )
+        _rule(
+            self.preprocess is None or self.inputs[0].type in INPUT_TYPES[:2],
+            f"model '{self.name}': preprocess works on images, its first input is "
+            f'{self.inputs[0].type}',
+        )
+
+
+def _rule(holds: bool, text: str) -> None:
+    if not holds:
+        raise ConfigError(text)
+
+
+def _one_of(values: tuple[str, ...]) -> str:
+    return f'is not one of {", ".join(values)}'

@@ -1,0 +1,1 @@
+"""Thin rclpy nodes: parameters, topics and timers around the logic of the other folders."""

@@ -1,0 +1,22 @@
+"""Names and periods that robot and server agree on."""
+
+from __future__ import annotations
+
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.validate_full_topic_name import validate_full_topic_name
+
+HEARTBEAT_TOPIC = '/offload/servers'  # absolute: a server is for robots of every namespace
+HEARTBEAT_S = 0.1
+HELLO_S = 0.5  # how often a connected robot shows that it lives
+SESSION_SILENT_S = 2.0  # a robot silent for this long is gone
+
+
+def valid_node_name(name: str) -> bool:
+    """Whether a name received from the network may become part of a topic's name."""
+    if not name.startswith('/') or len(name) > 200:
+        return False
+    try:
+        validate_full_topic_name(f'{name}/reply')
+    except InvalidTopicNameException:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The robot: newest frame, chosen strategy, deadline, fallback; without ROS."""

@@ -1,0 +1,1 @@
+"""The server: sessions, bounded queue, execution; without ROS."""

@@ -1,0 +1,154 @@
+"""What a strategy is: one way to run an inference. One file adds one.
+
+A strategy registers under a name with ``@register('name')``, or is named ``package.module:Class``
+in
+``models.yaml``. The manager makes one object per model and strategy, calls ``prepare`` once,
+``run`` for each frame from one thread, and ``cancel`` from any thread.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+import importlib
+import math
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from offload_ros.models.model import Model
+    from offload_ros.robot.lane import DeviceLane
+    from offload_ros.wire.client import OffloadClient
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One input of a model. ``received_s``: the robot's steady clock when its last part arrived.
+
+    ``inputs``: one tensor per input of the model, as the sensor gives it. ``buffers``: by input
+    name, bytes that already hold exactly that tensor's data (the camera message's), so that
+    sending need not copy.
+    """
+
+    seq: int
+    inputs: Mapping[str, torch.Tensor]
+    received_s: float
+    buffers: Mapping[str, array[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a strategy computed. Durations in seconds; what no machine spent is 0.
+
+    ``exact``: bit-equal to the model on one machine; otherwise within ``tolerance`` (relative).
+    """
+
+    outputs: Mapping[str, torch.Tensor]
+    plan: str = ''
+    exact: bool = True
+    tolerance: float = 0.0
+    uplink_s: float = 0.0
+    server_s: float = 0.0
+    downlink_s: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a strategy expects of its next inference; NaN: not known yet."""
+
+    latency_s: float = math.nan
+    energy_j: float = math.nan
+    accuracy: float = math.nan
+    robot_busy_s: float = 0.0
+    uplink_busy_s: float = 0.0
+    server_busy_s: float = 0.0
+    downlink_busy_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class LinkState:
+    """The link as it is now, for ``predict``; NaN: not measured."""
+
+    up_bytes_per_s: float = math.nan
+    down_bytes_per_s: float = math.nan
+    round_trip_s: float = math.nan
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a strategy may use beside its model: the robot's accelerator and the way to the
+    servers."""
+
+    lane: DeviceLane
+    client: OffloadClient
+
+
+class Unanswered(Exception):
+    """The strategy gives no result for this frame, and why; the robot computes it by itself."""
+
+
+class StrategyRefused(ValueError):
+    """This strategy cannot run this model (or does not exist); the text names those that can."""
+
+
+class Strategy(Protocol):
+    """One way to run the inferences of one model."""
+
+    def prepare(self, model: Model, link: Link) -> None:
+        """Get ready; ``StrategyRefused`` when this model cannot be run this way."""
+
+    def predict(self, state: LinkState) -> Prediction:
+        """Expect of the next inference what is known now."""
+
+    def run(self, frame: Frame, deadline_s: float) -> Result:
+        """Compute one frame; ``Unanswered`` when that fails, at the latest at ``deadline_s``
+        (steady clock)."""
+
+    def cancel(self, seq: int) -> None:
+        """End ``run`` of frame ``seq`` now with ``Unanswered``; nothing if it is not running."""
+
+    def close(self) -> None:
+        """Release what ``prepare`` took."""
+
+
+_REGISTRY: dict[str, Callable[[], Strategy]] = {}
+
+
+def register(name: str) -> Callable[[type], type]:
+    """Class decorator: make a strategy known under ``name``."""
+
+    def add(kind: type) -> type:
+        if name in _REGISTRY:
+            raise ValueError(f"strategy '{name}' is registered twice")
+        _REGISTRY[name] = kind
+        return kind
+
+    return add
+
+
+def strategy_names() -> list[str]:
+    """Names of all strategies of this package, sorted."""
+    importlib.import_module('offload_ros.baselines.device')
+    importlib.import_module('offload_ros.baselines.server')
+    return sorted(_REGISTRY)
+
+
+def make_strategy(name: str) -> Strategy:
+    """A new strategy by its registered name or as ``package.module:Class``; ``StrategyRefused``
+    otherwise."""
+    known = strategy_names()
+    if name in _REGISTRY:
+        return _REGISTRY[name]()
+    if ':' not in name:
+        raise StrategyRefused(f"there is no strategy '{name}'; there are {', '.join(known)}")
+    module_name, _, class_name = name.partition(':')
+    try:
+        kind = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise StrategyRefused(f"strategy '{name}': {error}") from error
+    strategy: Strategy = kind()
+    return strategy

@@ -1,0 +1,1 @@
+"""Tensors to messages and back, request bookkeeping and who is alive on the network."""

@@ -1,0 +1,157 @@
+"""The robot's side of a request: sent to one server, ended by its reply, its loss, a cancel, or
+the deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+import itertools
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from offload_ros.wire.directory import ServerDirectory, ServerState
+from offload_ros.wire.exchange import Kind, Reply, Request
+
+if TYPE_CHECKING:
+    from offload_ros.models.model import Model
+    from offload_ros.strategy import Frame
+
+MAX_HELLOS = 256  # unanswered ones that are remembered
+
+
+class NoReply(Exception):
+    """A request that no reply will come for, and why."""
+
+
+@dataclass
+class _Pending:
+    server: ServerState
+    done: threading.Event = field(default_factory=threading.Event)
+    reply: Reply | None = None
+    received_s: float = 0.0
+    why: str = ''
+
+
+class OffloadClient:
+    """Sends requests through ``transmit`` and matches replies by sequence number; safe between
+    threads."""
+
+    def __init__(
+        self,
+        robot: str,
+        session: str,
+        directory: ServerDirectory,
+        transmit: Callable[[ServerState, Request], None],
+    ) -> None:
+        self.robot = robot
+        self.session = session
+        self.directory = directory
+        self.preferred_server = ''
+        self._transmit = transmit
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._pending: dict[int, _Pending] = {}
+        self._hellos: dict[int, tuple[str, str]] = {}  # request number -> server name and session
+        directory.on_lost = self._server_lost
+
+    def server_for(self, model: Model) -> tuple[ServerState | None, str]:
+        """The server that would run ``model`` now, or None and why."""
+        return self.directory.choose(model.name, model.hash, self.preferred_server)
+
+    def call(
+        self,
+        server: ServerState,
+        model: Model,
+        frame: Frame,
+        deadline_s: float,
+        started: Callable[[int], None] | None = None,
+    ) -> tuple[Reply, float]:
+        """Send one frame to ``server`` and wait; the reply and the round trip in seconds.
+
+        ``started`` receives the request's number (for ``cancel``) before it is sent. ``NoReply``
+        says why nothing came, at the latest at ``deadline_s`` (steady clock).
+        """
+        number = next(self._numbers)
+        pending = _Pending(server)
+        with self._lock:
+            self._pending[number] = pending
+        if started is not None:
+            started(number)
+        try:
+            sent_s = time.monotonic()
+            self._transmit(
+                server,
+                Request(
+                    robot=self.robot,
+                    session=self.session,
+                    server_session=server.session,
+                    seq=number,
+                    model=model.name,
+                    model_hash=model.hash,
+                    budget_s=max(0.0, deadline_s - sent_s),
+                    inputs=frame.inputs,
+                    buffers=frame.buffers,
+                ),
+            )
+            pending.done.wait(max(0.0, deadline_s - time.monotonic()))
+        finally:
+            with self._lock:
+                self._pending.pop(number, None)
+        if pending.reply is None:
+            raise NoReply(pending.why or f'server {server.name} did not answer in time')
+        return pending.reply, pending.received_s - sent_s
+
+    def cancel(self, number: int, why: str = 'cancelled') -> None:
+        """End a waiting ``call``; its reply, should it still come, is dropped."""
+        with self._lock:
+            pending = self._pending.get(number)
+        if pending is not None:
+            pending.why = why
+            pending.done.set()
+
+    def greet(self, server: ServerState) -> None:
+        """Send HELLO: its echo marks the server as connected, and keeps the session open there."""
+        number = next(self._numbers)
+        with self._lock:
+            self._hellos[number] = (server.name, server.session)
+            while len(self._hellos) > MAX_HELLOS:
+                self._hellos.pop(next(iter(self._hellos)))
+        self._transmit(
+            server, Request(self.robot, self.session, server.session, number, kind=Kind.HELLO)
+        )
+
+    def on_reply(self, reply: Reply) -> bool:
+        """Hand a received reply to its call; False when nobody waits for it (late, foreign,
+        doubled)."""
+        received_s = time.monotonic()
+        with self._lock:
+            greeted = self._hellos.pop(reply.seq, None)
+        if greeted is not None and reply.session == self.session:
+            if greeted == (reply.server, reply.server_session):
+                self.directory.connect(*greeted)
+            return True
+        with self._lock:
+            pending = self._pending.get(reply.seq)
+            if (
+                pending is None
+                or pending.done.is_set()
+                or reply.session != self.session
+                or (reply.server, reply.server_session)
+                != (pending.server.name, pending.server.session)
+            ):
+                return False
+            pending.reply, pending.received_s = reply, received_s
+        pending.done.set()
+        return True
+
+    def _server_lost(self, name: str, session: str, why: str) -> None:
+        with self._lock:
+            ended = [
+                pending
+                for pending in self._pending.values()
+                if (pending.server.name, pending.server.session) == (name, session)
+            ]
+        for pending in ended:
+            pending.why = why
+            pending.done.set()

@@ -1,0 +1,140 @@
+"""Which servers are alive, from their heartbeats on the robot's steady clock, and which one to
+use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+import threading
+import time
+
+MAX_SERVERS = 64  # more names than this on one network are noise
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """One server as last heard. ``models``: name to content hash. ``connected``: both directions
+    are open."""
+
+    name: str
+    session: str
+    runtime: str = ''
+    device: str = ''
+    queue_length: int = 0
+    queue_limit: int = 0
+    busy: float = 0.0
+    models: Mapping[str, str] = field(default_factory=dict)
+    connected: bool = False
+
+
+class ServerDirectory:
+    """Servers by name; ``on_lost(name, session, why)`` is called when a session of one ends.
+
+    A server that is silent for ``lost_after_s`` is lost at once for all: requests in flight end,
+    the next frame does not wait for it. DDS itself reports a killed peer only after its 20 s lease.
+    """
+
+    def __init__(
+        self,
+        lost_after_s: float = 0.5,
+        on_lost: Callable[[str, str, str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if lost_after_s <= 0:
+            raise ValueError('lost_after_s must be above 0')
+        self.lost_after_s = lost_after_s
+        self.on_lost = on_lost
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._servers: dict[str, tuple[ServerState, float]] = {}
+        self._last_lost = ''
+
+    def heard(self, state: ServerState) -> bool:
+        """Take up a heartbeat; True when this server (or this session of it) is new."""
+        with self._lock:
+            known = self._servers.get(state.name)
+            restarted = known is not None and known[0].session != state.session
+            if known is not None and not restarted:
+                state = replace(state, connected=known[0].connected)
+            if known is not None or len(self._servers) < MAX_SERVERS:
+                self._servers[state.name] = (state, self._clock())
+        if known is not None and restarted:
+            self._report(known[0], 'was restarted')
+        return known is None or restarted
+
+    def connect(self, name: str, session: str) -> None:
+        """Both directions to this session of the server work: it may be used."""
+        with self._lock:
+            known = self._servers.get(name)
+            if known is not None and known[0].session == session:
+                self._servers[name] = (replace(known[0], connected=True), known[1])
+
+    def expire(self) -> list[str]:
+        """Drop silent servers and return their names; to be called every few ten milliseconds."""
+        now = self._clock()
+        with self._lock:
+            lost = [
+                state
+                for state, heard_s in self._servers.values()
+                if now - heard_s > self.lost_after_s
+            ]
+            for state in lost:
+                del self._servers[state.name]
+                self._last_lost = state.name
+        for state in lost:
+            self._report(state, 'is lost')
+        return [state.name for state in lost]
+
+    def alive(self) -> list[ServerState]:
+        """Servers heard within the last ``lost_after_s``, by name."""
+        now = self._clock()
+        with self._lock:
+            return sorted(
+                (
+                    state
+                    for state, heard_s in self._servers.values()
+                    if now - heard_s <= self.lost_after_s
+                ),
+                key=lambda state: state.name,
+            )
+
+    def choose(
+        self, model: str, content_hash: str, preferred: str = ''
+    ) -> tuple[ServerState | None, str]:
+        """The least loaded server that can run the model (``preferred`` by name wins), or None and
+        why."""
+        alive = self.alive()
+        if preferred:
+            alive = [state for state in alive if state.name.strip('/') == preferred.strip('/')]
+        if not alive:
+            if preferred:
+                return None, f'server {preferred} is not there'
+            lost = f' ({self._last_lost} is lost)' if self._last_lost else ''
+            return None, f'no server is there{lost}'
+        usable = [
+            state for state in alive if state.connected and state.models.get(model) == content_hash
+        ]
+        if usable:
+            return min(usable, key=lambda state: (state.queue_length, state.busy, state.name)), ''
+        return None, '; '.join(_why_not(state, model, content_hash) for state in alive)
+
+    def _report(self, state: ServerState, why: str) -> None:
+        if self.on_lost is not None:
+            self.on_lost(state.name, state.session, f'server {state.name} {why}')
+
+
+def _why_not(state: ServerState, model: str, content_hash: str) -> str:
+    theirs = state.models.get(model)
+    if theirs is None:
+        listed = ', '.join(sorted(state.models)) or 'none'
+        return (
+            f"server {state.name} has no model '{model}' (it has: {listed}): add it to its "
+            'models.yaml'
+        )
+    if theirs != content_hash:
+        return (
+            f"server {state.name} has another '{model}' ({theirs[:8]}, the robot's is "
+            f'{content_hash[:8]}): '
+            'use the same weights, source and preprocessing on both'
+        )
+    return f'server {state.name} is connecting'

@@ -1,0 +1,25 @@
+"""Print the Python dependencies that setup.py lists, one a line, without torch (TORCH_SPEC chooses
+that one)."""
+
+import pathlib
+
+import setuptools
+
+
+def dependencies(setup_py: pathlib.Path) -> list[str]:
+    """Return install_requires and every extra of ``setup_py`` by running it with a recording
+    ``setup``."""
+    recorded: dict = {}
+    original, setuptools.setup = setuptools.setup, lambda **kwargs: recorded.update(kwargs)
+    try:
+        exec(compile(setup_py.read_text(), str(setup_py), 'exec'), {'__name__': '__main__'})
+    finally:
+        setuptools.setup = original
+    listed = list(recorded['install_requires'])
+    for extra in recorded['extras_require'].values():
+        listed += extra
+    return [spec for spec in listed if not spec.startswith('torch>')]
+
+
+if __name__ == '__main__':
+    print('\n'.join(dependencies(pathlib.Path(__file__).parent.parent / 'setup.py')))
