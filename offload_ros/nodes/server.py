@@ -8,7 +8,8 @@ from typing import Any
 import uuid
 
 from ament_index_python.packages import get_package_share_directory
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile

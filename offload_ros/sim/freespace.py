@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import heapq
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -93,19 +93,27 @@ class FreeSpace:
         """
         free = self.region(clearance_m).copy()
         for centre, radius in avoid:
-            free &= self._away(centre, radius)
+            # Who stands too close already may leave, but not come closer.
+            now = float(np.linalg.norm(start - centre)) - CELL_M
+            free &= self._away(centre, min(radius, now))
         source, target = self.cell(start), self.cell(goal)
         free[source] = True  # a walker who has been crowded may still leave
-        if not free[target]:
+        seed = np.zeros_like(free)
+        seed[source] = True
+        if not _grow(seed, free)[target]:  # far quicker than a search that finds nothing
             return []
         cells = _a_star(free, source, target)
         corners = [np.asarray(start, float), *(self.centre(cell) for cell in cells[1:])]
         return self._straightened(corners, free)
 
+    def sees(self, start: Array, end: Array) -> bool:
+        """Return whether a straight line over the floor meets no obstacle, however low."""
+        return self._clear(start, end, self.clearance > 0)
+
     def _away(self, centre: Array, radius: float) -> npt.NDArray[np.bool_]:
         x = self._low[0] + (np.arange(self.shape[0]) + 0.5) * CELL_M - centre[0]
         y = self._low[1] + (np.arange(self.shape[1]) + 0.5) * CELL_M - centre[1]
-        away: npt.NDArray[np.bool_] = x[:, None] ** 2 + y[None, :] ** 2 >= radius**2
+        away: npt.NDArray[np.bool_] = x[:, None] ** 2 + y[None, :] ** 2 >= max(0.0, radius) ** 2
         return away
 
     def _straightened(self, corners: list[Array], free: npt.NDArray[np.bool_]) -> list[Array]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+import math
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from offload_ros.sim.person import wrapped
 from offload_ros.sim.robot import Pose
 from offload_ros.sim.shapes import Array
 
-LOOK_S = 6.0
+LOOK_S = 8.0
 STUCK_S = 3.0
 
 
@@ -72,15 +72,22 @@ class Patrol:
         return max(-0.9, min(0.9, 1.8 * error))
 
     def _next_leg(self, at: Array, people: Sequence[Array]) -> list[Array]:
-        for _ in range(5):
+        """Return the corners of a way to a place from which somebody can be seen, if possible."""
+        avoid = [(person, 0.8) for person in people]
+        for attempt in range(16):
             goal = self.free.sample(self.clearance_m, self.rng)
             if np.linalg.norm(goal - at) < 1.0:
                 continue
-            route = self.free.path(at, goal, self.clearance_m, [(p, 0.8) for p in people])
+            if people and attempt < 12 and not any(self._good_view(goal, p) for p in people):
+                continue
+            route = self.free.path(at, goal, self.clearance_m, avoid)
             if len(route) > 1:
                 self._target = int(self.rng.integers(1 << 16))
                 return route[1:]
         return []
+
+    def _good_view(self, place: Array, person: Array) -> bool:
+        return 1.5 < float(np.linalg.norm(person - place)) < 4.5 and self.free.sees(place, person)
 
     def _ahead(self, at: Array, yaw: float, person: Array) -> bool:
         """Return whether a person is close in front."""
@@ -98,5 +105,5 @@ class Patrol:
         error = wrapped(math.atan2(gap[1], gap[0]) - yaw)
         angular = max(-1.0, min(1.0, 2.0 * error))
         if held or abs(error) > 0.25:
-            return 0.0, 0.0 if held else angular
+            return 0.0, angular  # turning on the spot is safe, and may free the way
         return min(self.speed_mps, 0.15 + float(np.linalg.norm(gap))), angular

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+import math
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from offload_ros.sim.shapes import Array
 
 STRIDE_M = 1.25  # two steps
 TURN_RADPS = 2.5
+# A route passes others at a distance at which nobody stops for them.
+STOP_GAP_M, ROUTE_GAP_M = 0.15, 0.3
 PATIENCE_S = 2.0  # how long somebody in the way is waited for
 
 
@@ -67,7 +69,7 @@ class Walker:
     def _choose_route(self, others: Sequence[tuple[Array, float]]) -> None:
         """Pick a goal some way off; with everything cut off, wait a little."""
         keep = self.config.clearance_m
-        avoid = [(c, r + self.config.radius_m + 0.1) for c, r in others]
+        avoid = [(c, r + self.config.radius_m + ROUTE_GAP_M) for c, r in others]
         for _ in range(6):
             goal = self.free.sample(keep, self.rng)
             if np.linalg.norm(goal - self.position) < 1.5:
@@ -111,7 +113,7 @@ class Walker:
         for centre, radius in others:
             before = float(np.linalg.norm(self.position - centre))
             after = float(np.linalg.norm(self.position + move - centre))
-            if after < radius + self.config.radius_m + 0.15 and after < before:
+            if after < radius + self.config.radius_m + STOP_GAP_M and after < before:
                 return True
         return False
 

@@ -6,9 +6,9 @@ works out where every surface is, draws it and casts rays at it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np

@@ -6,9 +6,9 @@ on the floor below the middle of the object.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+import math
 from typing import Any
 
 import numpy as np

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+import math
 from types import TracebackType
 from typing import Any
 
@@ -101,7 +101,6 @@ class World:
         self._scan_directions = scan_directions(self.config.lidar)
         self._cloud_directions = cloud_directions(self.config.lidar)
         self._wire()
-        self._placed = False
 
     def _generator(self, purpose: str, index: int = 0) -> np.random.Generator:
         """Return a generator of its own, so that one part's draws never change another part."""
@@ -181,7 +180,6 @@ class World:
         count = max(1, math.ceil(dt_s / STEP_S - 1e-9))
         for _ in range(count):
             self._advance(dt_s / count)
-        self._placed = False
 
     def _advance(self, dt_s: float) -> None:
         self._time_s = round(self._time_s + dt_s, 9)
@@ -203,8 +201,6 @@ class World:
 
     def place(self) -> None:
         """Let MuJoCo know where everything is now; every sensor does so by itself."""
-        if self._placed:
-            return
         qpos, pose = self.data.qpos, self.robot.pose
         qpos[self._robot_at] = (pose.x, pose.y, pose.yaw)
         for at, walker in zip(self._people_at, self.walkers, strict=True):
@@ -212,7 +208,6 @@ class World:
             qpos[at] = [joints[name] for name in JOINTS]
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
-        self._placed = True
 
     def render(self) -> tuple[Rgb, Depth]:
         """Return colour (H, W, 3) uint8 and depth (H, W) float32 metres, NaN out of range."""

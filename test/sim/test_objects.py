@@ -83,7 +83,6 @@ def test_distance_check_notices_an_overlap():
         a, b = world.truth().objects[:2]
         body = world.model.body(f'object{b.id - a.id}')
         body.pos[:2] = (a.x, a.y)
-        world._placed = False
         assert gaps.smallest(gaps.of(a.id), gaps.of(b.id)) < 0
 
 

@@ -1,20 +1,20 @@
 """The world as a process of its own, seen over DDS."""
 
+from itertools import pairwise
 import math
 import os
+from pathlib import Path
 import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
-import pytest
-import rclpy
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
+import numpy as np
+import pytest
 from rcl_interfaces.srv import SetParameters
+import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
