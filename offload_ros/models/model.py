@@ -16,7 +16,15 @@ from offload_ros.models.config import ModelConfig
 from offload_ros.models.preprocess import ImagePreprocess, InputError
 from offload_ros.models.sources import ModelError, load_network
 
-_PIXEL_DTYPES = {'mono16': torch.uint16, '16UC1': torch.uint16, '32FC1': torch.float32}
+# Encoding of an image to the channels and dtype of its pixels.
+_PIXELS = {
+    'rgb8': (3, torch.uint8),
+    'bgr8': (3, torch.uint8),
+    'mono8': (1, torch.uint8),
+    'mono16': (1, torch.uint16),
+    '16UC1': (1, torch.uint16),
+    '32FC1': (1, torch.float32),
+}
 
 
 class Model:
@@ -95,17 +103,18 @@ class Model:
         """
         examples = {}
         for spec in self.config.inputs:
-            shape: tuple[int, ...] | None = None
-            if spec.shape and None not in spec.shape:
-                shape = tuple(extent for extent in spec.shape if extent is not None)
-            elif self.preprocess is not None and self.preprocess.spec.resize is not None:
+            channels, dtype = _PIXELS.get(spec.encoding, (None, torch.uint8))
+            shape = tuple(spec.shape)
+            if (
+                not shape
+                and self.preprocess is not None
+                and self.preprocess.spec.resize is not None
+            ):
                 # Whatever the camera's size, the network sees this one.
-                shape = (*self.preprocess.spec.resize, len(self.preprocess.spec.mean))
-            if shape is None or spec.type != 'sensor_msgs/msg/Image':
+                shape = (*self.preprocess.spec.resize, channels)
+            if not shape or None in shape or spec.type != 'sensor_msgs/msg/Image':
                 return False
-            examples[spec.name] = torch.zeros(
-                shape, dtype=_PIXEL_DTYPES.get(spec.encoding, torch.uint8)
-            )
+            examples[spec.name] = torch.zeros([int(extent or 0) for extent in shape], dtype=dtype)
         self.run(examples)
         return True
 

@@ -148,8 +148,9 @@ def save_picture(record: Record, phases: Sequence[Phase], path: Path) -> None:
     figure, (timeline, camera) = pyplot.subplots(
         1, 2, figsize=(13, 4.5), width_ratios=(3, 1), constrained_layout=True
     )
+    end_s = phases[-1].end_s
     for used, colour in COLOURS.items():
-        rows = [row for row in record.rows if row.used == used]
+        rows = [row for row in record.rows if row.used == used and row.at_s < end_s]
         if rows:
             times, totals = [row.at_s for row in rows], [1000 * row.total_s for row in rows]
             timeline.plot(times, totals, '.', color=colour, label=used or 'error')

@@ -104,6 +104,7 @@ class OffloadManager(Node):
         self._client.preferred_server = value_of(self, 'server.name')
         self._requests: dict[str, Publisher] = {}  # server name -> its request topic
         self._greeted_s: dict[str, float] = {}
+        self._ready: set[str] = set()  # servers with both directions open
         self._link = Link(DeviceLane(), self._client)
         self._pipelines: dict[str, Pipeline] = {}
         self._results: dict[str, Publisher] = {}
@@ -177,6 +178,11 @@ class OffloadManager(Node):
             self.get_logger().error(
                 f"model '{model.name}': {answer.error}", throttle_duration_sec=5.0
             )
+        elif answer.fallback:
+            self.get_logger().warning(
+                f"model '{model.name}': computed by the robot: {answer.reason}",
+                throttle_duration_sec=5.0,
+            )
         header = parts[model.config.inputs[0].name].header
         try:
             self._results[model.name].publish(answer_to_message(answer, model, header))
@@ -199,6 +205,13 @@ class OffloadManager(Node):
                 throttle_duration_sec=10.0,
             )
             return
+        if message.closing:
+            if self._directory.leave(message.server, message.session):
+                self.get_logger().warning(
+                    f'server {message.server} ends: this robot computes by itself'
+                )
+                self._close(message.server)
+            return
         state = message_to_server_state(message)
         if self._directory.heard(state):
             self._open(state)
@@ -216,6 +229,7 @@ class OffloadManager(Node):
 
     def _close(self, server: str) -> None:
         self._greeted_s.pop(server, None)
+        self._ready.discard(server)
         publisher = self._requests.pop(server, None)
         if publisher is not None:
             self.destroy_publisher(publisher)
@@ -227,6 +241,9 @@ class OffloadManager(Node):
         connected = any(
             known.name == state.name and known.connected for known in self._directory.alive()
         )
+        if connected and state.name not in self._ready:
+            self._ready.add(state.name)
+            self.get_logger().info(f'server {state.name} is ready')
         if not connected or now - self._greeted_s.get(state.name, 0.0) > HELLO_S:
             self._greeted_s[state.name] = now
             self._client.greet(state)

@@ -102,7 +102,9 @@ def message_to_reply(message: Any, limits: Limits) -> Reply:
     )
 
 
-def heartbeat_message(engine: Engine, runtime: str, device: str) -> ServerHeartbeat:
+def heartbeat_message(
+    engine: Engine, runtime: str, device: str, closing: bool = False
+) -> ServerHeartbeat:
     """The server's state now."""
     message = ServerHeartbeat()
     message.server = engine.name
@@ -112,6 +114,7 @@ def heartbeat_message(engine: Engine, runtime: str, device: str) -> ServerHeartb
     message.queue_length = engine.queue_length
     message.queue_limit = engine.queue_limit
     message.busy = engine.busy_share()
+    message.closing = closing
     message.models = [
         ModelInfo(
             name=model.name,

@@ -174,7 +174,11 @@ class OffloadServer(Node):
         )
 
     def close(self) -> None:
-        """End the engine's thread."""
+        """Tell the robots, answer what waits, end the engine's thread."""
+        if hasattr(self, '_heartbeat'):
+            self._heartbeat.publish(
+                heartbeat_message(self._engine, self._runtime, self._device, closing=True)
+            )
         if hasattr(self, '_engine'):
             self._engine.close()
 

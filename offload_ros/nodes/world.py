@@ -147,9 +147,7 @@ class WorldNode(Node):  # type: ignore[misc]
             self._changed = False
             self._settings = world_parameters.read(self)
             self._apply()
-        if self._waiting_depth is not None:
-            self._depth.publish(self._waiting_depth)
-            self._waiting_depth = None
+        self._publish_waiting_depth()
         now = time.monotonic()
         self._debt_s += (now - self._last_tick) * self._settings['real_time_factor']
         self._debt_s = min(self._debt_s, max(LONGEST_DEBT_S, self._most_in_a_tick()))
@@ -189,10 +187,16 @@ class WorldNode(Node):  # type: ignore[misc]
             picture, depth = self._world.render()
             self._rgb.publish(to_message.image_message(picture, stamp, frame))
             if wants_depth:
+                self._publish_waiting_depth()
                 # Both at once overflow the shared memory of Fast DDS (512 kB) and one is lost.
                 self._waiting_depth = to_message.image_message(depth, stamp, frame)
         camera = self._world.config.camera
         self._info.publish(to_message.camera_info_message(camera, stamp, frame))
+
+    def _publish_waiting_depth(self) -> None:
+        if self._waiting_depth is not None:
+            self._depth.publish(self._waiting_depth)
+            self._waiting_depth = None
 
     def _publish_cloud(self, stamp: Any) -> None:
         if self._cloud.get_subscription_count():

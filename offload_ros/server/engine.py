@@ -111,6 +111,8 @@ class Engine:
         return ''
 
     def _work(self) -> None:
+        for model in self.models.values():
+            model.warm_up()  # this thread's first run is slow, and must not be a robot's request
         while True:
             with self._condition:
                 while not self._queue and not self._closed:

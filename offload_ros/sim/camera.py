@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+import weakref
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ Depth = npt.NDArray[np.float32]
 
 
 class Camera:
-    """Draws one compiled world. Use it from one thread, and close it when done."""
+    """Draws one compiled world. Use it from one thread."""
 
     def __init__(self, model: Any, config: CameraConfig) -> None:
         """Take the compiled world; OpenGL starts with the first picture."""
@@ -25,6 +26,7 @@ class Camera:
         self._gl: Any = None
         self._context: Any = None
         self._scene: Any = None
+        self._free: Any = None
         self._option = mujoco.MjvOption()
         self._option.geomgroup[:] = 1
         self._option.geomgroup[ROBOT_GROUP] = 0
@@ -83,12 +85,10 @@ class Camera:
         return np.ascontiguousarray(rgb[::-1])
 
     def close(self) -> None:
-        """Free what OpenGL holds; needed before the interpreter ends."""
-        if self._context is not None:
-            self._gl.make_current()
-            self._context.free()
-            self._gl.free()
-        self._context = self._gl = self._scene = None
+        """Free what OpenGL holds."""
+        if self._free is not None:
+            self._free()
+        self._free = self._context = self._gl = self._scene = None
 
     def _update(self, data: Any, option: Any, camera: Any) -> None:
         if self._context is None:
@@ -104,6 +104,8 @@ class Camera:
         self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        # Also for who forgets to close: at the interpreter's very end it would be too late.
+        self._free = weakref.finalize(self, _free, self._gl, self._context)
         self._scene = mujoco.MjvScene(self._model, maxgeom=self._model.ngeom + 64)
         for flag in ('SHADOW', 'REFLECTION', 'HAZE', 'FOG', 'SKYBOX'):
             self._scene.flags[getattr(mujoco.mjtRndFlag, f'mjRND_{flag}')] = 0
@@ -124,3 +126,9 @@ class Camera:
         out = (metres < self._config.depth_min_m) | (metres > self._config.depth_max_m)
         metres[out] = np.nan
         return metres
+
+
+def _free(gl: Any, context: Any) -> None:
+    gl.make_current()
+    context.free()
+    gl.free()

@@ -69,6 +69,17 @@ class ServerDirectory:
             if known is not None and known[0].session == session:
                 self._servers[name] = (replace(known[0], connected=True), known[1])
 
+    def leave(self, name: str, session: str) -> bool:
+        """A server said that it ends; True when this session of it was known."""
+        with self._lock:
+            known = self._servers.get(name)
+            if known is None or known[0].session != session:
+                return False
+            del self._servers[name]
+            self._last_lost = name
+        self._report(known[0], 'ended')
+        return True
+
     def expire(self) -> list[str]:
         """Drop silent servers and return their names; to be called every few ten milliseconds."""
         now = self._clock()

@@ -24,8 +24,10 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from std_msgs.msg import Float32
 from tf2_msgs.msg import TFMessage
+import yaml
 
 from offload_ros.msg import GroundTruth
+from offload_ros.nodes.world_parameters import SETTINGS
 
 DOMAIN = 93
 WORLD = Path(__file__).parents[2] / 'scripts' / 'world'
@@ -286,3 +288,10 @@ def test_mistake_at_the_start_ends_it_with_one_clear_line(arguments, environment
     assert len(lines) == 1
     assert text in lines[0]
     assert 'Traceback' not in errors
+
+
+def test_parameter_file_lists_every_parameter_with_its_default():
+    file = yaml.safe_load((WORLD.parents[1] / 'config' / 'world.yaml').read_text())
+    listed = file['/**']['ros__parameters']
+    assert listed == {name: setting.default for name, setting in SETTINGS.items()}
+    assert all(type(listed[name]) is type(SETTINGS[name].default) for name in listed)

@@ -5,6 +5,7 @@ Names and signatures are upstream's, so that launch files run unchanged under bo
 in sessions of their own: one signal reaches everything that they started, and nothing outlives
 the launch.
 """
+
 from . import actions, conditions, event_handlers, events, logging, substitutions
 from .action import Action, LaunchDescriptionEntity
 from .event_handlers import EventHandler
@@ -18,7 +19,20 @@ from .substitution import Substitution
 Condition = conditions.Condition
 
 __all__ = [
-    'Action', 'Condition', 'Event', 'EventHandler', 'LaunchContext', 'LaunchDescription',
-    'LaunchDescriptionEntity', 'LaunchDescriptionSource', 'LaunchService', 'Substitution',
-    'actions', 'conditions', 'event_handlers', 'events', 'logging', 'substitutions',
+    'Action',
+    'Condition',
+    'Event',
+    'EventHandler',
+    'LaunchContext',
+    'LaunchDescription',
+    'LaunchDescriptionEntity',
+    'LaunchDescriptionSource',
+    'LaunchService',
+    'Substitution',
+    'actions',
+    'conditions',
+    'event_handlers',
+    'events',
+    'logging',
+    'substitutions',
 ]

@@ -5,16 +5,18 @@ Each runs in a session of its own. Signals go to the whole session, and a proces
 when the last one of it is gone, so no grandchild stays behind. Ctrl-C in a terminal reaches the
 launch only, which passes it on.
 """
+
 import asyncio
+from collections.abc import Iterable
 import ctypes
 import itertools
 import os
 import pty
 import shlex
+from signal import SIGINT, SIGKILL, SIGTERM, Signals
 import subprocess
 import traceback
-from signal import SIGINT, SIGKILL, SIGTERM, Signals
-from typing import Any, Iterable, Optional
+from typing import Any
 
 from . import logging
 from .action import Action
@@ -33,16 +35,41 @@ def _die_with_parent() -> None:
     _libc.prctl(1, SIGTERM)  # PR_SET_PDEATHSIG
 
 
+async def _exit_code(popen: subprocess.Popen[bytes]) -> int:
+    """Wait for the end of a process; readers of its output may go on for longer."""
+    loop, pidfd = asyncio.get_running_loop(), os.pidfd_open(popen.pid)
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    await ended.wait()
+    loop.remove_reader(pidfd)
+    os.close(pidfd)
+    return popen.wait()
+
+
 class ExecuteLocal(Action):
     """A process on this machine; `ExecuteProcess` and `Node` give it its command."""
 
-    def __init__(self, *, cmd: Iterable[Any], name: Any = None, cwd: Any = None,
-                 env: Optional[dict[Any, Any]] = None,
-                 additional_env: Optional[dict[Any, Any]] = None, prefix: Any = None,
-                 shell: bool = False, output: Any = 'log', emulate_tty: Any = False,
-                 log_cmd: bool = False, sigterm_timeout: Any = 5, sigkill_timeout: Any = 5,
-                 respawn: Any = False, respawn_delay: Any = None, respawn_max_retries: int = -1,
-                 on_exit: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        cmd: Iterable[Any],
+        name: Any = None,
+        cwd: Any = None,
+        env: dict[Any, Any] | None = None,
+        additional_env: dict[Any, Any] | None = None,
+        prefix: Any = None,
+        shell: bool = False,
+        output: Any = 'log',
+        emulate_tty: Any = False,
+        log_cmd: bool = False,
+        sigterm_timeout: Any = 5,
+        sigkill_timeout: Any = 5,
+        respawn: Any = False,
+        respawn_delay: Any = None,
+        respawn_max_retries: int = -1,
+        on_exit: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.cmd = [normalize(part) for part in cmd]
         self._name, self._cwd, self._prefix = name, cwd, prefix
@@ -52,10 +79,10 @@ class ExecuteLocal(Action):
         self._timeouts = (sigterm_timeout, sigkill_timeout)
         self._respawn, self._respawn_delay = respawn, respawn_delay
         self._retries_left = respawn_max_retries
-        self._stopping: Optional[asyncio.Task[Any]] = None
-        self._popen: Optional[subprocess.Popen[bytes]] = None
+        self._stopping: asyncio.Task[Any] | None = None
+        self._popen: subprocess.Popen[bytes] | None = None
         self._running = False
-        self.process_details: Optional[dict[str, Any]] = None
+        self.process_details: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -64,7 +91,7 @@ class ExecuteLocal(Action):
         return self.process_details['name']
 
     @property
-    def return_code(self) -> Optional[int]:
+    def return_code(self) -> int | None:
         """The return code, None while it runs."""
         return None if self._popen is None else self._popen.returncode
 
@@ -81,44 +108,45 @@ class ExecuteLocal(Action):
         env = dict(context.environment) if self._env is None else {}
         for key, value in {**(self._env or {}), **self._additional_env}.items():
             env[perform(context, key)] = perform(context, value)
-        output = os.environ.get('OVERRIDE_LAUNCH_PROCESS_OUTPUT') or perform(
-            context, self._output)
+        output = os.environ.get('OVERRIDE_LAUNCH_PROCESS_OUTPUT') or perform(context, self._output)
         if output not in _SHOWN:
-            raise ValueError(f"output='{output}' is not supported without a ROS 2 installation "
-                             f'({", ".join(_SHOWN)} are)')
+            raise ValueError(
+                f"output='{output}' is not supported without a ROS 2 installation "
+                f'({", ".join(_SHOWN)} are)'
+            )
         self._shown, self._filed = _SHOWN[output], output != 'screen'
         self._emulate_tty = perform_typed(context, self._emulate_tty, bool)
         self._respawn = perform_typed(context, self._respawn, bool)
         self._respawn_delay = perform_typed(context, self._respawn_delay, float) or 0.0
         self._timeouts = tuple(perform_typed(context, t, float) for t in self._timeouts)
         self.process_details = {
-            'action': self, 'name': f'{name}-{next(_numbers)}', 'cmd': cmd, 'env': env,
-            'cwd': None if self._cwd is None else perform(context, self._cwd), 'pid': -1}
+            'action': self,
+            'name': f'{name}-{next(_numbers)}',
+            'cmd': cmd,
+            'env': env,
+            'cwd': None if self._cwd is None else perform(context, self._cwd),
+            'pid': -1,
+        }
         self._log = logging.get_logger(self.name)
         if self._on_exit is not None:
-            context.register_event_handler(OnProcessExit(target_action=self,
-                                                         on_exit=self._on_exit))
+            context.register_event_handler(OnProcessExit(target_action=self, on_exit=self._on_exit))
         context._processes.append(self)
         context._spawn(self._run(context))
 
     async def _run(self, context: Any) -> None:
-        details, loop = self.process_details, asyncio.get_running_loop()
+        details = self.process_details
         assert details is not None
         while not context.is_shutdown:
             try:
                 readers = self._start(context)
             except Exception:  # what is wrong with the command stands in the traceback's end
-                self._log.error('exception occurred while executing process:\n'
-                                f'{traceback.format_exc()}')
+                self._log.error(
+                    f'exception occurred while executing process:\n{traceback.format_exc()}'
+                )
                 return
             assert self._popen is not None
             context.emit_event_sync(ProcessStarted(**details))
-            pidfd, ended = os.pidfd_open(self._popen.pid), loop.create_future()
-            loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
-            await ended
-            loop.remove_reader(pidfd)
-            os.close(pidfd)
-            code = self._popen.wait()
+            code = await _exit_code(self._popen)
             if self._stopping is None and self._group_lives():
                 self.stop(context, _SIGNALS[1:])
             while self._group_lives():
@@ -132,8 +160,10 @@ class ExecuteLocal(Action):
             if code == 0:
                 self._log.info(f'process has finished cleanly [pid {details["pid"]}]')
             else:
-                self._log.error(f'process has died [pid {details["pid"]}, exit code {code}, cmd '
-                                f"'{' '.join(part for part in details['cmd'] if part.strip())}'].")
+                self._log.error(
+                    f'process has died [pid {details["pid"]}, exit code {code}, cmd '
+                    f"'{' '.join(part for part in details['cmd'] if part.strip())}']."
+                )
             context.emit_event_sync(ProcessExited(returncode=code, **details))
             if context.is_shutdown or not self._respawn or self._retries_left == 0:
                 return
@@ -146,13 +176,22 @@ class ExecuteLocal(Action):
         pairs = [pty.openpty() if self._emulate_tty else os.pipe() for _ in range(2)]
         cmd = details['cmd']
         if self._log_cmd:
-            self._log.info(f"process details: cmd='{' '.join(cmd)}', cwd='{details['cwd']}', "
-                           f"custom_env?={self._env is not None}")
+            self._log.info(
+                f"process details: cmd='{' '.join(cmd)}', cwd='{details['cwd']}', "
+                f'custom_env?={self._env is not None}'
+            )
         try:
             self._popen = subprocess.Popen(
-                ' '.join(cmd) if self._shell else cmd, shell=self._shell, cwd=details['cwd'],
-                env=details['env'], stdin=subprocess.PIPE, stdout=pairs[0][1],
-                stderr=pairs[1][1], start_new_session=True, preexec_fn=_die_with_parent)
+                ' '.join(cmd) if self._shell else cmd,
+                shell=self._shell,
+                cwd=details['cwd'],
+                env=details['env'],
+                stdin=subprocess.PIPE,
+                stdout=pairs[0][1],
+                stderr=pairs[1][1],
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 (one system call, no lock taken)
+            )
         except Exception:
             for master, _ in pairs:
                 os.close(master)
@@ -185,12 +224,14 @@ class ExecuteLocal(Action):
             self._stopping = context._spawn(self._escalate(signals))
 
     async def _escalate(self, signals: tuple[Signals, ...]) -> None:
-        timeouts = self._timeouts[-len(signals) + 1:]
-        for number, timeout, harder in zip(signals, timeouts, signals[1:]):
+        timeouts = self._timeouts[-len(signals) + 1 :]
+        for number, timeout, harder in zip(signals[:-1], timeouts, signals[1:], strict=True):
             self.signal(number)
             await asyncio.sleep(timeout)  # the end of the process cancels this
-            self._log.error(f"process[{self.name}] failed to terminate '{timeout}' seconds after "
-                            f"receiving '{number.name}', escalating to '{harder.name}'")
+            self._log.error(
+                f"process[{self.name}] failed to terminate '{timeout}' seconds after "
+                f"receiving '{number.name}', escalating to '{harder.name}'"
+            )
         self.signal(signals[-1])
 
 
@@ -224,8 +265,11 @@ class _Reader:
     def _write(self, line: bytes) -> None:
         text = line.decode(errors='replace').rstrip('\r')
         action = self._action
-        logging.write(f'[{action.name}] {text}', file=action._filed,
-                      screen=('out', 'err')[self._number - 1] in action._shown)
+        logging.write(
+            f'[{action.name}] {text}',
+            file=action._filed,
+            screen=('out', 'err')[self._number - 1] in action._shown,
+        )
 
     def close(self) -> None:
         """Take what is left."""

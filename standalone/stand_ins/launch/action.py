@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two bases of everything that a launch description holds."""
-from typing import Any, Iterable, Optional
+
+from collections.abc import Iterable
+from typing import Any
 
 
 class LaunchDescriptionEntity:
@@ -8,7 +10,7 @@ class LaunchDescriptionEntity:
 
     condition: Any = None
 
-    def visit(self, context: Any) -> Optional[Iterable[Any]]:
+    def visit(self, context: Any) -> Iterable[Any] | None:
         """Do it and return the entities to visit next."""
         return None
 
@@ -23,11 +25,11 @@ class Action(LaunchDescriptionEntity):
     def __init__(self, *, condition: Any = None) -> None:
         self.condition = condition
 
-    def visit(self, context: Any) -> Optional[Iterable[Any]]:
+    def visit(self, context: Any) -> Iterable[Any] | None:
         if self.condition is not None and not self.condition.evaluate(context):
             return None
         return self.execute(context)
 
-    def execute(self, context: Any) -> Optional[Iterable[Any]]:
+    def execute(self, context: Any) -> Iterable[Any] | None:
         """Do it and return the entities to visit next."""
         return None

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The actions of launch files, processes apart."""
+
 import asyncio
+from collections.abc import Callable, Iterable
 import os
-from typing import Any, Callable, Iterable, Optional
+from typing import Any
 
 from . import logging
 from ._process import ExecuteLocal, ExecuteProcess
@@ -15,9 +17,19 @@ from .launch_description_sources import AnyLaunchDescriptionSource, LaunchDescri
 from .substitution import normalize, perform, perform_typed
 
 __all__ = [
-    'DeclareLaunchArgument', 'EmitEvent', 'ExecuteLocal', 'ExecuteProcess', 'GroupAction',
-    'IncludeLaunchDescription', 'LogInfo', 'OpaqueFunction', 'RegisterEventHandler',
-    'SetEnvironmentVariable', 'SetLaunchConfiguration', 'Shutdown', 'TimerAction',
+    'DeclareLaunchArgument',
+    'EmitEvent',
+    'ExecuteLocal',
+    'ExecuteProcess',
+    'GroupAction',
+    'IncludeLaunchDescription',
+    'LogInfo',
+    'OpaqueFunction',
+    'RegisterEventHandler',
+    'SetEnvironmentVariable',
+    'SetLaunchConfiguration',
+    'Shutdown',
+    'TimerAction',
 ]
 __getattr__ = explain(__name__)
 
@@ -25,9 +37,15 @@ __getattr__ = explain(__name__)
 class DeclareLaunchArgument(Action):
     """An argument of the launch file, with its default and its choices."""
 
-    def __init__(self, name: str, *, default_value: Any = None,
-                 description: Optional[str] = None, choices: Optional[Iterable[str]] = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        default_value: Any = None,
+        description: str | None = None,
+        choices: Iterable[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.name = name
         self.default_value = None if default_value is None else normalize(default_value)
@@ -36,11 +54,16 @@ class DeclareLaunchArgument(Action):
         if self.choices is None:
             self.description = description or 'no description given'
             return
-        self.description = (f'One of: {self.choices}' if description is None else
-                            f'{description.rstrip(".")}. Valid choices are: {self.choices}')
-        if not self.choices or isinstance(default_value, str) and default_value not in choices:
-            raise RuntimeError(f'Provided default_value "{default_value}" is not in provided '
-                               f'choices "{self.choices}".')
+        self.description = (
+            f'One of: {self.choices}'
+            if description is None
+            else f'{description.rstrip(".")}. Valid choices are: {self.choices}'
+        )
+        if not self.choices or (isinstance(default_value, str) and default_value not in choices):
+            raise RuntimeError(
+                f'Provided default_value "{default_value}" is not in provided '
+                f'choices "{self.choices}".'
+            )
 
     def execute(self, context: Any) -> None:
         values = context.launch_configurations
@@ -49,8 +72,10 @@ class DeclareLaunchArgument(Action):
                 raise RuntimeError(f'Required launch argument "{self.name}" was not provided.')
             values[self.name] = perform(context, self.default_value)
         if self.choices is not None and values[self.name] not in self.choices:
-            raise RuntimeError(f'Argument "{self.name}" provided value "{values[self.name]}" is '
-                               f'not valid. Valid options are: {self.choices}')
+            raise RuntimeError(
+                f'Argument "{self.name}" provided value "{values[self.name]}" is '
+                f'not valid. Valid options are: {self.choices}'
+            )
 
 
 class SetLaunchConfiguration(Action):
@@ -61,8 +86,7 @@ class SetLaunchConfiguration(Action):
         self._name, self._value = normalize(name), normalize(value)
 
     def execute(self, context: Any) -> None:
-        context.launch_configurations[perform(context, self._name)] = perform(
-            context, self._value)
+        context.launch_configurations[perform(context, self._name)] = perform(context, self._value)
 
 
 class SetEnvironmentVariable(Action):
@@ -90,30 +114,46 @@ class LogInfo(Action):
 class OpaqueFunction(Action):
     """Call a function (context, *args, **kwargs) that may return entities."""
 
-    def __init__(self, *, function: Callable[..., Any], args: Optional[Iterable[Any]] = None,
-                 kwargs: Optional[dict[str, Any]] = None, **left_over: Any) -> None:
+    def __init__(
+        self,
+        *,
+        function: Callable[..., Any],
+        args: Iterable[Any] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        **left_over: Any,
+    ) -> None:
         super().__init__(**left_over)
         self._function, self._args, self._kwargs = function, tuple(args or ()), kwargs or {}
 
-    def execute(self, context: Any) -> Optional[Iterable[Any]]:
+    def execute(self, context: Any) -> Iterable[Any] | None:
         return self._function(context, *self._args, **self._kwargs)
 
 
 class GroupAction(Action):
     """Actions together; scoped, their configurations and environment end with the group."""
 
-    def __init__(self, actions: Iterable[Any], *, scoped: bool = True, forwarding: bool = True,
-                 launch_configurations: Optional[dict[Any, Any]] = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        actions: Iterable[Any],
+        *,
+        scoped: bool = True,
+        forwarding: bool = True,
+        launch_configurations: dict[Any, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if not forwarding:
-            raise NotImplementedError('GroupAction(forwarding=False) is not supported without a '
-                                      'ROS 2 installation')
+            raise NotImplementedError(
+                'GroupAction(forwarding=False) is not supported without a ROS 2 installation'
+            )
         sets = [SetLaunchConfiguration(k, v) for k, v in (launch_configurations or {}).items()]
         self._entities: list[Any] = [*sets, *actions]
         if scoped:
-            self._entities = [OpaqueFunction(function=lambda context: context._push_scope()),
-                              *self._entities,
-                              OpaqueFunction(function=lambda context: context._pop_scope())]
+            self._entities = [
+                OpaqueFunction(function=lambda context: context._push_scope()),
+                *self._entities,
+                OpaqueFunction(function=lambda context: context._pop_scope()),
+            ]
 
     def get_sub_entities(self) -> Iterable[Any]:
         return self._entities
@@ -125,9 +165,13 @@ class GroupAction(Action):
 class IncludeLaunchDescription(Action):
     """Another launch file, with arguments; as upstream's, its configurations stay set after."""
 
-    def __init__(self, launch_description_source: Any, *,
-                 launch_arguments: Optional[Iterable[tuple[Any, Any]]] = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        launch_description_source: Any,
+        *,
+        launch_arguments: Iterable[tuple[Any, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if not isinstance(launch_description_source, LaunchDescriptionSource):
             launch_description_source = AnyLaunchDescriptionSource(launch_description_source)
@@ -136,6 +180,7 @@ class IncludeLaunchDescription(Action):
 
     def get_sub_entities(self) -> Iterable[Any]:
         from .launch_context import LaunchContext
+
         try:
             return [self._source.get_launch_description(LaunchContext())]
         except Exception:  # its path may need the real context: then it is read when visited
@@ -151,11 +196,15 @@ class IncludeLaunchDescription(Action):
             if not conditional and argument.default_value is None and argument.name not in given:
                 raise RuntimeError(
                     f"Included launch description missing required argument '{argument.name}' "
-                    f"(description: '{argument.description}'), given: [{', '.join(given)}]")
+                    f"(description: '{argument.description}'), given: [{', '.join(given)}]"
+                )
         sets = [SetLaunchConfiguration(name, value) for name, value in self.launch_arguments]
-        context.extend_locals(dict(zip(keys, (path, os.path.dirname(path)))))
-        return [*sets, description,
-                OpaqueFunction(function=lambda context: context.extend_locals(before))]
+        context.extend_locals({keys[0]: path, keys[1]: os.path.dirname(path)})
+        return [
+            *sets,
+            description,
+            OpaqueFunction(function=lambda context: context.extend_locals(before)),
+        ]
 
 
 class RegisterEventHandler(Action):
@@ -190,12 +239,13 @@ class Shutdown(EmitEvent):
 class TimerAction(Action):
     """Actions after a time in seconds."""
 
-    def __init__(self, *, period: Any, actions: Iterable[Any], cancel_on_shutdown: Any = True,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, *, period: Any, actions: Iterable[Any], cancel_on_shutdown: Any = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self._period, self._actions = period, list(actions)
         self._cancel_on_shutdown = cancel_on_shutdown
-        self._task: Optional[asyncio.Task[Any]] = None
+        self._task: asyncio.Task[Any] | None = None
 
     def get_sub_entities(self) -> Iterable[Any]:
         return self._actions
@@ -214,6 +264,7 @@ class TimerAction(Action):
             context.extend_locals(here)
             for action in self._actions:
                 context._visit(action)
+
         self._task = context._spawn(wait())
         if perform_typed(context, self._cancel_on_shutdown, bool):
             context._on_shutdown.append(self.cancel)

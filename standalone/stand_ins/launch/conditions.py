@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conditions under which an action happens."""
-from typing import Any, Callable, Optional
+
+from collections.abc import Callable
+from typing import Any
 
 from ._unsupported import explain
 from .substitution import normalize, perform, perform_typed
@@ -11,7 +13,7 @@ __getattr__ = explain(__name__)
 class Condition:
     """A predicate over the context."""
 
-    def __init__(self, *, predicate: Optional[Callable[[Any], bool]] = None) -> None:
+    def __init__(self, *, predicate: Callable[[Any], bool] | None = None) -> None:
         self._predicate = predicate
 
     def evaluate(self, context: Any) -> bool:
@@ -42,4 +44,5 @@ class LaunchConfigurationEquals(Condition):
         def equals(context: Any) -> bool:
             expected = None if expected_value is None else perform(context, expected_value)
             return context.launch_configurations.get(launch_configuration_name) == expected
+
         super().__init__(predicate=equals)

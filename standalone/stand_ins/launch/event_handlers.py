@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is done when an event comes."""
-from typing import Any, Callable, Iterable, Optional
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from ._unsupported import explain
 from .events import Event, Shutdown
@@ -12,8 +14,9 @@ __getattr__ = explain(__name__)
 class EventHandler:
     """Entities, or a function (event, context) that returns entities, for matching events."""
 
-    def __init__(self, *, matcher: Callable[[Event], bool], entities: Any = None,
-                 handle_once: bool = False) -> None:
+    def __init__(
+        self, *, matcher: Callable[[Event], bool], entities: Any = None, handle_once: bool = False
+    ) -> None:
         self._matcher = matcher
         self._entities = entities
         self._handle_once = handle_once
@@ -41,6 +44,7 @@ def _about(kind: type, target: Any) -> Callable[[Event], bool]:
         if target is None or event.action is target:  # type: ignore[attr-defined]
             return True
         return callable(target) and target(event.action)  # type: ignore[attr-defined]
+
     return matches
 
 
@@ -48,8 +52,7 @@ class OnProcessStart(EventHandler):
     """For the start of a process, or of any."""
 
     def __init__(self, *, target_action: Any = None, on_start: Any, **kwargs: Any) -> None:
-        super().__init__(matcher=_about(ProcessStarted, target_action), entities=on_start,
-                         **kwargs)
+        super().__init__(matcher=_about(ProcessStarted, target_action), entities=on_start, **kwargs)
 
 
 class OnProcessExit(EventHandler):
@@ -62,12 +65,18 @@ class OnProcessExit(EventHandler):
 class OnProcessIO(EventHandler):
     """For output of a process: functions of the event."""
 
-    def __init__(self, *, target_action: Any = None,
-                 on_stdout: Optional[Callable[[Any], Any]] = None,
-                 on_stderr: Optional[Callable[[Any], Any]] = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        target_action: Any = None,
+        on_stdout: Callable[[Any], Any] | None = None,
+        on_stderr: Callable[[Any], Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         def call(event: Any, context: Any) -> Any:
             function = on_stdout if event.from_stdout else on_stderr
             return function(event) if function else None
+
         super().__init__(matcher=_about(ProcessIO, target_action), entities=call, **kwargs)
 
 
@@ -75,5 +84,6 @@ class OnShutdown(EventHandler):
     """For the end of the launch."""
 
     def __init__(self, *, on_shutdown: Any, **kwargs: Any) -> None:
-        super().__init__(matcher=lambda event: isinstance(event, Shutdown), entities=on_shutdown,
-                         **kwargs)
+        super().__init__(
+            matcher=lambda event: isinstance(event, Shutdown), entities=on_shutdown, **kwargs
+        )

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of one launch: configurations, environment, events, what is still going on."""
+
 import asyncio
 import collections
+from collections.abc import Callable, Coroutine, Iterable, MutableMapping
 import os
 from types import SimpleNamespace
-from typing import Any, Callable, Coroutine, Iterable, MutableMapping, Optional
+from typing import Any
 
 from .substitution import Substitution
 
@@ -12,14 +14,13 @@ from .substitution import Substitution
 class LaunchContext:
     """What actions see of the launch."""
 
-    def __init__(self, *, argv: Optional[Iterable[str]] = None,
-                 noninteractive: bool = False) -> None:
+    def __init__(self, *, argv: Iterable[str] | None = None, noninteractive: bool = False) -> None:
         self.argv = list(argv or ())
         self.noninteractive = noninteractive
         self.launch_configurations: dict[str, Any] = {}
         self.locals = SimpleNamespace()
         self.is_shutdown = False
-        self.asyncio_loop: Optional[asyncio.AbstractEventLoop] = None
+        self.asyncio_loop: asyncio.AbstractEventLoop | None = None
         self._scopes: list[tuple[dict[str, Any], dict[str, str]]] = []
         self._handlers: list[Any] = []
         self._queue: collections.deque[Any] = collections.deque()

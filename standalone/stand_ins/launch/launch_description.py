@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A list of entities to visit."""
-from typing import Any, Iterable, Iterator, Optional
+
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from .action import LaunchDescriptionEntity
 
@@ -8,8 +10,7 @@ from .action import LaunchDescriptionEntity
 class LaunchDescription(LaunchDescriptionEntity):
     """What a launch file returns."""
 
-    def __init__(self, initial_entities: Optional[Iterable[LaunchDescriptionEntity]] = None
-                 ) -> None:
+    def __init__(self, initial_entities: Iterable[LaunchDescriptionEntity] | None = None) -> None:
         self.entities = list(initial_entities or ())
 
     def visit(self, context: Any) -> Iterable[Any]:
@@ -33,10 +34,12 @@ class LaunchDescription(LaunchDescriptionEntity):
         return list(found.values())
 
 
-def _declared(entity: Any, conditional: bool, given: frozenset[str]
-              ) -> Iterator[tuple[Any, bool, frozenset[str]]]:
+def _declared(
+    entity: Any, conditional: bool, given: frozenset[str]
+) -> Iterator[tuple[Any, bool, frozenset[str]]]:
     """Yield (argument, whether conditional, names that includes on the way there give)."""
     from .actions import DeclareLaunchArgument, IncludeLaunchDescription
+
     conditional = conditional or entity.condition is not None
     if isinstance(entity, DeclareLaunchArgument):
         yield entity, conditional, given

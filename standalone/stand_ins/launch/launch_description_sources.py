@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where launch descriptions come from: Python files."""
+
 import importlib.util
 import os
 from typing import Any
@@ -46,7 +47,8 @@ def _load(path: str) -> LaunchDescription:
     """Run a launch file's `generate_launch_description`."""
     if not path.endswith('.py'):
         raise InvalidLaunchFileError(
-            f"'{path}': only Python launch files are supported without a ROS 2 installation")
+            f"'{path}': only Python launch files are supported without a ROS 2 installation"
+        )
     if not os.path.isfile(path):
         raise FileNotFoundError(f"launch file '{path}' does not exist")
     spec = importlib.util.spec_from_file_location('python_launch_file', path)
@@ -56,5 +58,6 @@ def _load(path: str) -> LaunchDescription:
     if not hasattr(module, 'generate_launch_description'):
         raise InvalidLaunchFileError(
             f"launch file at '{path}' does not contain the required function "
-            "'generate_launch_description()'")
+            "'generate_launch_description()'"
+        )
     return module.generate_launch_description()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs launch descriptions until everything has ended."""
+
 import asyncio
+from collections.abc import Iterable
 import os
 import signal
 import traceback
-from typing import Any, Iterable, Optional
 
 from . import logging
 from .events import Event, Shutdown
@@ -16,8 +17,13 @@ from .launch_description import LaunchDescription
 class LaunchService:
     """One launch."""
 
-    def __init__(self, *, argv: Optional[Iterable[str]] = None, noninteractive: bool = False,
-                 debug: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        argv: Iterable[str] | None = None,
+        noninteractive: bool = False,
+        debug: bool = False,
+    ) -> None:
         self.context = LaunchContext(argv=argv, noninteractive=noninteractive)
         self._descriptions: list[LaunchDescription] = []
         self._debug = debug
@@ -25,7 +31,7 @@ class LaunchService:
         self._return_code = 0
 
     @property
-    def event_loop(self) -> Optional[asyncio.AbstractEventLoop]:
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop while running."""
         return self.context.asyncio_loop
 
@@ -113,8 +119,11 @@ class LaunchService:
 
     def _on_signal(self, number: signal.Signals) -> None:
         name = signal.Signals(number).name
-        text = ('user interrupted with ctrl-c (SIGINT)' if number == signal.SIGINT
-                else f'user interrupted with {name}')
+        text = (
+            'user interrupted with ctrl-c (SIGINT)'
+            if number == signal.SIGINT
+            else f'user interrupted with {name}'
+        )
         if self.context.is_shutdown:
             self._logger.warning(f'{text} again, ignoring...')
             return

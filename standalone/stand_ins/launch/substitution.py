@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values that are known only while launching."""
-from typing import Any, Iterable, Union
+
+from collections.abc import Iterable
+from typing import Any
 
 
 class SubstitutionFailure(Exception):
@@ -19,12 +21,13 @@ class Substitution:
         return f'{type(self).__name__}()'
 
 
-SomeSubstitutionsType = Union[str, Substitution, Iterable[Union[str, Substitution]]]
+SomeSubstitutionsType = str | Substitution | Iterable[str | Substitution]
 
 
 def normalize(value: Any) -> list[Substitution]:
     """Return text, a substitution, a path or a mixture of them as a list of substitutions."""
     from .substitutions import TextSubstitution
+
     if isinstance(value, Substitution):
         return [value]
     if isinstance(value, (list, tuple)):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The substitutions of launch files."""
+
+from collections.abc import Iterable
 import importlib
 import os
-from typing import Any, Iterable, Optional
+from typing import Any
 
 from ._unsupported import explain
 from .substitution import Substitution, SubstitutionFailure, normalize, perform
@@ -107,7 +109,7 @@ class _LaunchFileSubstitution(Substitution):
     _key = ''
 
     def perform(self, context: Any) -> str:
-        value: Optional[str] = getattr(context.locals, self._key, None)
+        value: str | None = getattr(context.locals, self._key, None)
         if value is None:
             raise SubstitutionFailure(f'{type(self).__name__} used outside of a launch file')
         return value

@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """ROS nodes as processes."""
+
+from collections.abc import Iterable
 import os
 import tempfile
-from typing import Any, Iterable, Optional
+from typing import Any
 
-import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch._unsupported import explain
 from launch.action import Action
 from launch.actions import ExecuteProcess
+from launch.logging import get_logger
 from launch.substitution import Substitution, SubstitutionFailure, normalize, perform
+import yaml
 
 from .parameter_descriptions import ParameterFile, evaluate_value, flatten
 
 __getattr__ = explain(__name__)
 
 
-def _join(base: Optional[str], namespace: Optional[str]) -> Optional[str]:
+def _join(base: str | None, namespace: str | None) -> str | None:
     """Return a namespace, relative to a base, absolute; None if neither is given."""
     if namespace is None or base is None or namespace.startswith('/'):
         joined = base if namespace is None else namespace
@@ -29,8 +32,9 @@ class _Dumper(yaml.SafeDumper):
     """Quotes every string: ROS's parser reads `y` and `n` as booleans, PyYAML does not."""
 
 
-_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(
-    'tag:yaml.org,2002:str', text, style='"'))
+_Dumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar('tag:yaml.org,2002:str', text, style='"')
+)
 
 
 class _Executable(Substitution):
@@ -49,19 +53,28 @@ class _Executable(Substitution):
         path = os.path.join(folder, executable)
         if not os.access(path, os.X_OK) or not os.path.isfile(path):
             raise SubstitutionFailure(
-                f"executable '{executable}' not found on the libexec directory '{folder}'")
+                f"executable '{executable}' not found on the libexec directory '{folder}'"
+            )
         return path
 
 
 class Node(ExecuteProcess):
     """A node: an executable of a package with name, namespace, parameters and remappings."""
 
-    def __init__(self, *, executable: Any, package: Any = None, name: Any = None,
-                 namespace: Any = None, exec_name: Any = None,
-                 parameters: Optional[list[Any]] = None,
-                 remappings: Optional[Iterable[tuple[Any, Any]]] = None,
-                 ros_arguments: Optional[Iterable[Any]] = None,
-                 arguments: Optional[Iterable[Any]] = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        executable: Any,
+        package: Any = None,
+        name: Any = None,
+        namespace: Any = None,
+        exec_name: Any = None,
+        parameters: list[Any] | None = None,
+        remappings: Iterable[tuple[Any, Any]] | None = None,
+        ros_arguments: Iterable[Any] | None = None,
+        arguments: Iterable[Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         program = executable if package is None else _Executable(package, executable)
         cmd = [program, *(arguments or ())]
         if ros_arguments:
@@ -71,7 +84,7 @@ class Node(ExecuteProcess):
             raise TypeError(f'Node parameters are a list, got {parameters!r}')
         self._node_name, self._namespace = name, namespace
         self._parameters, self._remappings = parameters or [], list(remappings or ())
-        self._full_name: Optional[str] = None
+        self._full_name: str | None = None
 
     @property
     def node_name(self) -> str:
@@ -88,10 +101,14 @@ class Node(ExecuteProcess):
     def _ros_args(self, context: Any) -> list[str]:
         values = context.launch_configurations
         name = None if self._node_name is None else perform(context, self._node_name)
-        namespace = _join(values.get('ros_namespace'), None if self._namespace is None
-                          else perform(context, self._namespace))
-        self._full_name = (f"{(namespace or '<node_namespace_unspecified>').rstrip('/')}/"
-                           f"{name or '<node_name_unspecified>'}")
+        namespace = _join(
+            values.get('ros_namespace'),
+            None if self._namespace is None else perform(context, self._namespace),
+        )
+        self._full_name = (
+            f'{(namespace or "<node_namespace_unspecified>").rstrip("/")}/'
+            f'{name or "<node_name_unspecified>"}'
+        )
         key = self._full_name if name and namespace else '/**'
         args = ['--ros-args']
         args += [] if name is None else ['-r', f'__node:={name}']
@@ -102,10 +119,12 @@ class Node(ExecuteProcess):
             if isinstance(parameter, dict):
                 args += ['--params-file', _write(context, key, flatten(context, parameter))]
                 continue
-            path = perform(context, parameter.param_file if isinstance(parameter, ParameterFile)
-                           else parameter)
+            path = perform(
+                context, parameter.param_file if isinstance(parameter, ParameterFile) else parameter
+            )
             if not os.path.isfile(path):
-                raise FileNotFoundError(f"parameter file '{path}' does not exist")
+                get_logger().warning(f'Parameter file path is not a file: {path}')
+                continue
             args += ['--params-file', path]
         for source, target in [*values.get('ros_remaps', ()), *self._remappings]:
             args += ['-r', f'{perform(context, source)}:={perform(context, target)}']
@@ -129,8 +148,9 @@ class PushRosNamespace(Action):
 
     def execute(self, context: Any) -> None:
         values = context.launch_configurations
-        values['ros_namespace'] = _join(values.get('ros_namespace'),
-                                        perform(context, self._namespace))
+        values['ros_namespace'] = _join(
+            values.get('ros_namespace'), perform(context, self._namespace)
+        )
 
 
 PushROSNamespace = PushRosNamespace
@@ -146,8 +166,10 @@ class SetParameter(Action):
     def execute(self, context: Any) -> None:
         name = perform(context, self._name)
         values = context.launch_configurations
-        values['global_params'] = [*values.get('global_params', ()),
-                                   (name, evaluate_value(context, name, self._value))]
+        values['global_params'] = [
+            *values.get('global_params', ()),
+            (name, evaluate_value(context, name, self._value)),
+        ]
 
 
 class SetRemap(Action):

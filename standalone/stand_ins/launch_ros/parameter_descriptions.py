@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameter values: of one type, or of the type that YAML reads in their text."""
-import os
-from typing import Any, Optional
 
-import yaml
+from typing import Any
+
 from launch._unsupported import explain
 from launch.substitution import Substitution, normalize, perform
+import yaml
 
 __getattr__ = explain(__name__)
 _SCALARS = (bool, int, float, str)
@@ -23,8 +23,9 @@ class ParameterFile:
 
     def __init__(self, param_file: Any, *, allow_substs: bool = False) -> None:
         if allow_substs:
-            raise NotImplementedError('ParameterFile(allow_substs=True) is not supported without a '
-                                      'ROS 2 installation')
+            raise NotImplementedError(
+                'ParameterFile(allow_substs=True) is not supported without a ROS 2 installation'
+            )
         self.param_file = normalize(param_file)
 
 
@@ -34,20 +35,25 @@ def _from_text(name: str, text: str) -> Any:
         value = yaml.safe_load(text) if text else ''
     except yaml.YAMLError:
         value = None
-    if isinstance(value, _SCALARS) or (isinstance(value, list) and value
-                                       and isinstance(value[0], _SCALARS)
-                                       and len({type(item) for item in value}) == 1):
+    if isinstance(value, _SCALARS) or (
+        isinstance(value, list)
+        and value
+        and isinstance(value[0], _SCALARS)
+        and len({type(item) for item in value}) == 1
+    ):
         return value
-    raise TypeError(f"Unable to use '{text}' as the value of parameter {name}: scalars and lists "
-                    'of one type are allowed; if it is a string, wrap it in '
-                    'launch_ros.parameter_descriptions.ParameterValue(value, value_type=str)')
+    raise TypeError(
+        f"Unable to use '{text}' as the value of parameter {name}: scalars and lists "
+        'of one type are allowed; if it is a string, wrap it in '
+        'launch_ros.parameter_descriptions.ParameterValue(value, value_type=str)'
+    )
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
     """Return a value as the type that was stated."""
     if kind is None:
         return value
-    inner: Optional[Any] = getattr(kind, '__args__', [None])[0]
+    inner: Any | None = getattr(kind, '__args__', [None])[0]
     if inner is not None:
         return [_typed(item, inner, name) for item in value]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -62,13 +68,10 @@ def evaluate_value(context: Any, name: str, value: Any) -> Any:
     if isinstance(value, ParameterValue):
         if value.value_type is str:
             inner = value.value
-            return (str(inner) if isinstance(inner, (bool, int, float))
-                    else perform(context, inner))
+            return str(inner) if isinstance(inner, (bool, int, float)) else perform(context, inner)
         return _typed(evaluate_value(context, name, value.value), value.value_type, name)
-    if isinstance(value, (bool, int, float)):
+    if isinstance(value, _SCALARS):
         return value
-    if isinstance(value, str) or hasattr(value, '__fspath__'):
-        return os.fspath(value)
     if isinstance(value, Substitution):
         return _from_text(name, perform(context, value))
     if not isinstance(value, (list, tuple)) or not value:
@@ -79,7 +82,8 @@ def evaluate_value(context: Any, name: str, value: Any) -> Any:
     if len(kinds) == 1 and kinds <= set(_SCALARS):
         return list(value)
     if any(isinstance(item, Substitution) for item in value) and all(
-            isinstance(item, (str, Substitution)) for item in value):
+        isinstance(item, (str, Substitution)) for item in value
+    ):
         return _from_text(name, perform(context, value))  # pieces of one text
     items = [evaluate_value(context, name, item) for item in value]
     if len({type(item) for item in items}) > 1:

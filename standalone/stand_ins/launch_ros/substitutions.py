@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where packages are."""
+
 from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
@@ -22,7 +23,7 @@ class FindPackageShare(Substitution):
             raise SubstitutionFailure(error.args[0]) from None
 
     def describe(self) -> str:
-        return f"FindPackageShare(pkg={' + '.join(p.describe() for p in self.package)})"
+        return f'FindPackageShare(pkg={" + ".join(p.describe() for p in self.package)})'
 
 
 FindPackage = FindPackageShare

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the words after `ros2` to the module and function that do it."""
+
 import argparse
 import importlib
 import signal
 import sys
-from typing import Any, NoReturn, Optional
+from typing import Any, NoReturn
 
 # A command without verbs is a module with add_arguments(parser) and main(args); one with verbs
 # has VERBS: {name: (help, add_arguments, main)}.
@@ -21,15 +22,20 @@ def _end(number: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def main(argv: Optional[list[str]] = None) -> Any:
+def main(argv: list[str] | None = None) -> Any:
     """Run a command; return what `sys.exit` takes: a number, or the text of an error."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
-        prog='ros2', description='ros2 is a command-line tool for ROS 2. These commands work '
-        'without a ROS 2 installation; the others need one.')
+        prog='ros2',
+        description='ros2 is a command-line tool for ROS 2. These commands work '
+        'without a ROS 2 installation; the others need one.',
+    )
     commands = parser.add_subparsers(
-        title='Commands', metavar='command', dest='command',
-        description='Call `ros2 <command> -h` for more detailed usage.')
+        title='Commands',
+        metavar='command',
+        dest='command',
+        description='Call `ros2 <command> -h` for more detailed usage.',
+    )
     chosen = next((word for word in argv if not word.startswith('-')), None)
     main_of: Any = None
     for name, text in COMMANDS.items():
@@ -41,9 +47,12 @@ def main(argv: Optional[list[str]] = None) -> Any:
             module.add_arguments(sub)
             sub.set_defaults(main=module.main)
             continue
-        verbs = sub.add_subparsers(title='Verbs', metavar='verb', dest='verb',
-                                   description=f'Call `ros2 {name} <verb> -h` for more detailed '
-                                               'usage.')
+        verbs = sub.add_subparsers(
+            title='Verbs',
+            metavar='verb',
+            dest='verb',
+            description=f'Call `ros2 {name} <verb> -h` for more detailed usage.',
+        )
         for verb, (text, add_arguments, main_of) in module.VERBS.items():
             verb_parser = verbs.add_parser(verb, help=text, description=text)
             add_arguments(verb_parser)

@@ -1,24 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node for one command, and what it waits for: there is no daemon that knows the graph."""
+
 import argparse
+from collections.abc import Callable
 import os
 import time
-from typing import Any, Callable, Optional
+from typing import Any
 
 from rclpy import Parameter
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-# Fast DDS usually discovers within 0.3 s, but in about one case of four only at its next periodic
-# heartbeat, up to 3.2 s later.
+# Fast DDS mostly discovers within 0.3 s; in about one start of four it was measured to take up
+# to 3.2 s (the cause was not found).
 FOUND_WITHIN_S = 3.6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that all commands on the graph have."""
-    parser.add_argument('--spin-time', type=float, default=None, metavar='SPIN_TIME',
-                        help='Seconds to wait for discovery')
+    parser.add_argument(
+        '--spin-time',
+        type=float,
+        default=None,
+        metavar='SPIN_TIME',
+        help='Seconds to wait for discovery',
+    )
     parser.add_argument('-s', '--use-sim-time', action='store_true', help='Use simulation time')
     parser.add_argument('--no-daemon', action='store_true', help='Accepted; there is no daemon')
 
@@ -37,9 +44,12 @@ class Graph:
         # rclpy's signal handlers stay away: Python's raise where the command is, every 0.1 s
         self._context.init(args=[])
         self.node = Node(
-            f'_ros2cli_{os.getpid()}', context=self._context, start_parameter_services=False,
+            f'_ros2cli_{os.getpid()}',
+            context=self._context,
+            start_parameter_services=False,
             enable_rosout=False,
-            parameter_overrides=[Parameter('use_sim_time', value=args.use_sim_time)])
+            parameter_overrides=[Parameter('use_sim_time', value=args.use_sim_time)],
+        )
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
 
@@ -52,7 +62,7 @@ class Graph:
         self._context.try_shutdown()
         self._context.destroy()
 
-    def spin_until(self, condition: Callable[[], Any], timeout_s: Optional[float] = None) -> Any:
+    def spin_until(self, condition: Callable[[], Any], timeout_s: float | None = None) -> Any:
         """Handle messages until a condition has a true value; return its last value."""
         end = time.monotonic() + (float('inf') if timeout_s is None else timeout_s)
         while not (value := condition()) and (left := end - time.monotonic()) > 0:
@@ -72,9 +82,11 @@ class Graph:
 
     def full_names(self, hidden: bool = False) -> list[str]:
         """Return the full names of the nodes."""
-        return sorted(f'{namespace.rstrip("/")}/{name}'
-                      for name, namespace in self.node.get_node_names_and_namespaces()
-                      if hidden or not name.startswith('_'))
+        return sorted(
+            f'{namespace.rstrip("/")}/{name}'
+            for name, namespace in self.node.get_node_names_and_namespaces()
+            if hidden or not name.startswith('_')
+        )
 
     def find_node(self, name: str, timeout_s: float = 0.0) -> bool:
         """Wait for a node; return whether it is there."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """ros2 launch: a launch file by path, or by package and name."""
+
 import argparse
 import os
 import pathlib
@@ -12,10 +13,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument('-n', '--noninteractive', action='store_true', help='No terminal')
     parser.add_argument('-d', '--debug', action='store_true', help='Show tracebacks')
-    parser.add_argument('-s', '--show-args', '--show-arguments', action='store_true',
-                        help='Show the arguments of the launch file')
-    parser.add_argument('-a', '--show-all-subprocesses-output', action='store_true',
-                        help='Show the output of every process')
+    parser.add_argument(
+        '-s',
+        '--show-args',
+        '--show-arguments',
+        action='store_true',
+        help='Show the arguments of the launch file',
+    )
+    parser.add_argument(
+        '-a',
+        '--show-all-subprocesses-output',
+        action='store_true',
+        help='Show the output of every process',
+    )
     parser.add_argument('package_name', help='Name of the package with the launch file, or a path')
     parser.add_argument('launch_file_name', nargs='?', help='Name of the launch file')
     parser.add_argument('launch_arguments', nargs='*', help="Arguments: '<name>:=<value>'")
@@ -32,6 +42,7 @@ def main(args: argparse.Namespace) -> Any:
     from launch import LaunchContext, LaunchDescription, LaunchService
     from launch.actions import IncludeLaunchDescription
     from launch.launch_description_sources import AnyLaunchDescriptionSource
+
     source = AnyLaunchDescriptionSource(path)
     if args.show_args:
         _print_arguments(source.get_launch_description(LaunchContext()))
@@ -40,14 +51,16 @@ def main(args: argparse.Namespace) -> Any:
     for word in words:
         name, separator, value = word.partition(':=')
         if not name or not separator or not value:
-            raise RuntimeError(f"malformed launch argument '{word}', expected format "
-                               "'<name>:=<value>'")
+            raise RuntimeError(
+                f"malformed launch argument '{word}', expected format '<name>:=<value>'"
+            )
         given[name] = value
     if args.show_all_subprocesses_output:
         os.environ['OVERRIDE_LAUNCH_PROCESS_OUTPUT'] = 'both'
     service = LaunchService(argv=words, noninteractive=args.noninteractive, debug=args.debug)
-    service.include_launch_description(LaunchDescription([
-        IncludeLaunchDescription(source, launch_arguments=given.items())]))
+    service.include_launch_description(
+        LaunchDescription([IncludeLaunchDescription(source, launch_arguments=given.items())])
+    )
     return service.run()
 
 
@@ -59,11 +72,15 @@ def _find(package: str, name: Any) -> str:
         raise RuntimeError(f"Package '{package}' not found: {error}") from None
     found = [str(path) for path in pathlib.Path(share).rglob(str(name)) if path.is_file()]
     if not found:
-        raise RuntimeError(f"file '{name}' was not found in the share directory of package "
-                           f"'{package}' which is at '{share}'")
+        raise RuntimeError(
+            f"file '{name}' was not found in the share directory of package "
+            f"'{package}' which is at '{share}'"
+        )
     if len(found) > 1:
-        raise RuntimeError(f"file '{name}' was found more than once in the share directory of "
-                           f"package '{package}': {found}")
+        raise RuntimeError(
+            f"file '{name}' was found more than once in the share directory of "
+            f"package '{package}': {found}"
+        )
     return found[0]
 
 

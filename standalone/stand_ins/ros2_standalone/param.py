@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """ros2 param: list, get, set, describe, dump."""
+
 import argparse
 import re
 import sys
 from typing import Any
 
-import yaml
 from rcl_interfaces.msg import Parameter
 from rcl_interfaces.srv import (
     DescribeParameters,
@@ -14,22 +14,35 @@ from rcl_interfaces.srv import (
     SetParameters,
 )
 from rclpy.parameter import get_parameter_value, parameter_value_to_python
+import yaml
 
 from .graph import Graph, absolute, add_arguments
 
 # by ParameterType: type as `describe` and `list --param-type` print it, label of `get`
-_TYPES = [('not set', 'Parameter not set.'), ('boolean', 'Boolean value is:'),
-          ('integer', 'Integer value is:'), ('double', 'Double value is:'),
-          ('string', 'String value is:'), ('byte array', 'Byte values are:'),
-          ('boolean array', 'Boolean values are:'), ('integer array', 'Integer values are:'),
-          ('double array', 'Double values are:'), ('string array', 'String values are:')]
+_TYPES = [
+    ('not set', 'Parameter not set.'),
+    ('boolean', 'Boolean value is:'),
+    ('integer', 'Integer value is:'),
+    ('double', 'Double value is:'),
+    ('string', 'String value is:'),
+    ('byte array', 'Byte values are:'),
+    ('boolean array', 'Boolean values are:'),
+    ('integer array', 'Integer values are:'),
+    ('double array', 'Double values are:'),
+    ('string array', 'String values are:'),
+]
 
 
 def _add_node(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
     parser.add_argument('--include-hidden-nodes', action='store_true', help='Also hidden nodes')
-    parser.add_argument('--timeout', metavar='N', type=int, default=1,
-                        help='Wait for N seconds until node becomes available')
+    parser.add_argument(
+        '--timeout',
+        metavar='N',
+        type=int,
+        default=1,
+        help='Wait for N seconds until node becomes available',
+    )
     parser.add_argument('node_name', help='Name of the ROS node')
 
 
@@ -75,14 +88,16 @@ def _list(args: argparse.Namespace) -> Any:
             try:
                 found = _names(graph, name, args.param_prefixes)
             except RuntimeError:
-                print('Wait for service timed out waiting for parameter services for node '
-                      f'{name}')
+                print(f'Wait for service timed out waiting for parameter services for node {name}')
                 continue
             found = [p for p in found if not args.filter or re.match(args.filter, p)]
             if args.node_name is None and found:
                 print(f'{name}:')
-            kinds = {d.name: _TYPES[d.type][0] for d in _descriptors(graph, name, found)
-                     } if args.param_type else {}
+            kinds = (
+                {d.name: _TYPES[d.type][0] for d in _descriptors(graph, name, found)}
+                if args.param_type
+                else {}
+            )
             for parameter in found:
                 kind = f' (type: {kinds[parameter]})' if args.param_type else ''
                 print(f'  {parameter}{kind}')
@@ -122,8 +137,10 @@ def _set(args: argparse.Namespace) -> Any:
         result = graph.call(SetParameters, service, request).results[0]
     text = 'Set parameter successful' if result.successful else 'Setting parameter failed'
     # upstream's exit code is 0 also when the node refuses: the text tells
-    print(f'{text}: {result.reason}' if result.reason else text,
-          file=sys.stdout if result.successful else sys.stderr)
+    print(
+        f'{text}: {result.reason}' if result.reason else text,
+        file=sys.stdout if result.successful else sys.stderr,
+    )
 
 
 def _add_describe(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +176,7 @@ def _dump(args: argparse.Namespace) -> Any:
         names = _names(graph, name)
         values = _values(graph, name, names)
     tree: dict[str, Any] = {}
-    for parameter, value in zip(names, values):
+    for parameter, value in zip(names, values, strict=True):
         branch = tree
         *groups, leaf = parameter.split('.')
         for group in groups:
@@ -169,8 +186,11 @@ def _dump(args: argparse.Namespace) -> Any:
 
 
 VERBS = {
-    'describe': ('Show descriptive information about declared parameters', _add_describe,
-                 _describe),
+    'describe': (
+        'Show descriptive information about declared parameters',
+        _add_describe,
+        _describe,
+    ),
     'dump': ('Show all of the parameters of a node in a YAML file format', _add_node, _dump),
     'get': ('Get parameter', _add_get, _get),
     'list': ('Output a list of available parameters', _add_list, _list),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ros2 pkg: list, prefix, executables."""
+
 import argparse
 import os
-from typing import Any, Optional
+from typing import Any
 
 from ament_index_python.packages import (
     PackageNotFoundError,
@@ -12,7 +13,7 @@ from ament_index_python.packages import (
 )
 
 
-def executable_paths(package: str) -> Optional[list[str]]:
+def executable_paths(package: str) -> list[str] | None:
     """Return the executables of a package, None if there is no such package."""
     try:
         base = os.path.join(get_package_prefix(package), 'lib', package)
@@ -52,13 +53,21 @@ def _executables(args: argparse.Namespace) -> Any:
         if paths is None:
             return f"Unknown package '{package}'"
         for path in paths:
-            print(path if args.full_path else
-                  os.path.basename(path) if one else f'{package} {os.path.basename(path)}')
+            print(
+                path
+                if args.full_path
+                else os.path.basename(path)
+                if one
+                else f'{package} {os.path.basename(path)}'
+            )
 
 
 VERBS = {
-    'executables': ('Output a list of package specific executables', _add_executables,
-                    _executables),
+    'executables': (
+        'Output a list of package specific executables',
+        _add_executables,
+        _executables,
+    ),
     'list': ('Output a list of available packages', lambda parser: None, _list),
     'prefix': ('Output the prefix path of a package', _add_prefix, _prefix),
 }

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ros2 run: an executable of a package."""
+
 import argparse
+import contextlib
+import ctypes
 import os
 import shlex
 import signal
@@ -28,16 +31,23 @@ def main(args: argparse.Namespace) -> Any:
         return 'No executable found'
     if len(paths) > 1:
         return '\n- '.join(['Multiple executables found:', *paths])
-    process = subprocess.Popen([*shlex.split(args.prefix or ''), paths[0], *args.argv])
+    libc = ctypes.CDLL(None)
+    process = subprocess.Popen(
+        [*shlex.split(args.prefix or ''), paths[0], *args.argv],
+        # Linux sends SIGTERM should this process be killed: PR_SET_PDEATHSIG is 1
+        preexec_fn=lambda: libc.prctl(1, signal.SIGTERM),  # noqa: PLW1509
+    )
     # A terminal sends Ctrl-C to both; SIGTERM comes to this process alone and is passed on.
     signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
     while process.poll() is None:
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             process.wait()
-        except KeyboardInterrupt:
-            pass
     code = process.returncode
     if code:
-        print('[ros2run]:', signal.strsignal(-code) if -code in signal.valid_signals()
-              else f'Process exited with failure {code}')
+        print(
+            '[ros2run]:',
+            signal.strsignal(-code)
+            if -code in signal.valid_signals()
+            else f'Process exited with failure {code}',
+        )
     return code

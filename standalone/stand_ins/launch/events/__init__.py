@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events of a launch."""
-from typing import Any, Callable
+
+from collections.abc import Callable
+from typing import Any
 
 from .._unsupported import explain
 

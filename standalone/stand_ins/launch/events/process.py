@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events of processes."""
+
+from collections.abc import Callable
 import signal
-from typing import Any, Callable, Union
+from typing import Any
 
 from .._unsupported import explain
 from . import Event
@@ -12,8 +14,9 @@ __getattr__ = explain(__name__)
 class ProcessEvent(Event):
     """Something about one process."""
 
-    def __init__(self, *, action: Any, name: str, cmd: list[str], cwd: Any, env: Any,
-                 pid: int) -> None:
+    def __init__(
+        self, *, action: Any, name: str, cmd: list[str], cwd: Any, env: Any, pid: int
+    ) -> None:
         self.action = action
         self.process_name = name
         self.cmd = cmd
@@ -54,9 +57,11 @@ class ShutdownProcess(Event):
 class SignalProcess(Event):
     """The matching processes get a signal."""
 
-    def __init__(self, *, signal_number: Union[str, int],
-                 process_matcher: Callable[[Any], bool]) -> None:
+    def __init__(self, *, signal_number: str | int, process_matcher: Callable[[Any], bool]) -> None:
         self.process_matcher = process_matcher
-        self.signal = (signal.Signals[signal_number] if isinstance(signal_number, str)
-                       else signal.Signals(signal_number))
+        self.signal = (
+            signal.Signals[signal_number]
+            if isinstance(signal_number, str)
+            else signal.Signals(signal_number)
+        )
         self.signal_name = self.signal.name

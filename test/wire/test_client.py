@@ -1,0 +1,302 @@
+"""A request ends with its own reply, the loss of its server, a cancel, or the deadline."""
+
+from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from offload_ros.strategy import Frame
+from offload_ros.wire.client import MAX_HELLOS, NoReply, OffloadClient
+from offload_ros.wire.directory import ServerDirectory, ServerState
+from offload_ros.wire.exchange import Kind, Reply, Status
+
+MODEL = SimpleNamespace(name='vit', hash='abc')
+FRAME = Frame(7, {'image': torch.ones(2)}, 0.0)
+LONG_S = 30.0  # a call that waits for this has failed its test
+
+
+class Network:
+    """Keeps what is sent; ``respond`` (if set) is called with each request in the sender's
+    thread."""
+
+    def __init__(self):
+        self.sent = []
+        self.arrived = threading.Semaphore(0)
+        self.respond = None
+
+    def transmit(self, server, request):
+        self.sent.append((server, request))
+        self.arrived.release()
+        if self.respond is not None:
+            self.respond(server, request)
+
+    def next_request(self):
+        """Wait for the next request to be sent and return it."""
+        assert self.arrived.acquire(timeout=LONG_S)
+        return self.sent[-1][1]
+
+
+def reply_to(request, server='/server', **fields):
+    """Return the reply that a server gives to a request."""
+    values = {
+        'server': server,
+        'server_session': request.server_session,
+        'session': request.session,
+        'seq': request.seq,
+        'status': Status.OK,
+        **fields,
+    }
+    return Reply(**values)
+
+
+@pytest.fixture
+def network():
+    return Network()
+
+
+@pytest.fixture
+def directory(clock):
+    return ServerDirectory(0.5, clock=clock)
+
+
+@pytest.fixture
+def client(directory, network):
+    return OffloadClient('/robot', 'session1', directory, network.transmit)
+
+
+@pytest.fixture
+def server(directory):
+    state = ServerState('/server', 's1', models={'vit': 'abc'})
+    directory.heard(state)
+    return state
+
+
+@pytest.fixture
+def waiting_call(client, server, network):
+    """Return a started call as a future, and its request."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(client.call, server, MODEL, FRAME, time.monotonic() + LONG_S)
+        yield future, network.next_request()
+
+
+def ends(future):
+    """Return the error with which a call ends, long before its deadline."""
+    error = future.exception(timeout=LONG_S / 3)
+    assert isinstance(error, NoReply)
+    return str(error)
+
+
+def test_request_carries_who_what_and_how_long(client, server, network):
+    deadline_s = time.monotonic() + 5.0
+    network.respond = lambda _, request: client.on_reply(reply_to(request))
+    client.call(server, MODEL, FRAME, deadline_s)
+    to, request = network.sent[0]
+    assert to is server
+    assert (request.robot, request.session, request.server_session) == ('/robot', 'session1', 's1')
+    assert (request.model, request.model_hash, request.kind) == ('vit', 'abc', Kind.INFER)
+    assert request.inputs is FRAME.inputs
+    assert request.buffers is FRAME.buffers
+    assert 0.0 < request.budget_s <= 5.0
+
+
+def test_reply_is_returned_with_its_round_trip(waiting_call, client):
+    future, request = waiting_call
+    time.sleep(0.02)
+    reply = reply_to(request)
+    assert client.on_reply(reply)
+    received, round_trip_s = future.result(LONG_S)
+    assert received is reply
+    assert 0.015 < round_trip_s < LONG_S
+
+
+def test_deadline_ends_the_call(client, server):
+    began_s = time.monotonic()
+    with pytest.raises(NoReply, match='server /server did not answer in time'):
+        client.call(server, MODEL, FRAME, began_s + 0.05)
+    assert time.monotonic() - began_s >= 0.05
+
+
+def test_deadline_in_the_past_ends_the_call_with_no_budget(client, server, network):
+    with pytest.raises(NoReply, match='did not answer in time'):
+        client.call(server, MODEL, FRAME, time.monotonic() - 1.0)
+    assert network.sent[0][1].budget_s == 0.0
+
+
+def test_late_reply_is_dropped(client, server, network):
+    with pytest.raises(NoReply):
+        client.call(server, MODEL, FRAME, time.monotonic())
+    assert not client.on_reply(reply_to(network.sent[0][1]))
+
+
+def test_doubled_reply_is_dropped(client, server, network):
+    taken = []
+
+    def respond(_, request):
+        taken.append(client.on_reply(reply_to(request, detail='first')))
+        taken.append(client.on_reply(reply_to(request, detail='second')))
+
+    network.respond = respond
+    reply, _ = client.call(server, MODEL, FRAME, time.monotonic() + LONG_S)
+    assert taken == [True, False]
+    assert reply.detail == 'first'
+    assert not client.on_reply(reply_to(network.sent[0][1]))
+
+
+@pytest.mark.parametrize(
+    'foreign',
+    [
+        {'session': 'session0'},
+        {'server_session': 's0'},
+        {'server': '/other'},
+        {'seq': 10_000},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_foreign_reply_is_dropped_and_the_call_goes_on(waiting_call, client, foreign):
+    future, request = waiting_call
+    assert not client.on_reply(reply_to(request, **foreign))
+    assert not future.done()
+    assert client.on_reply(reply_to(request))
+    assert future.result(LONG_S)[0].server == '/server'
+
+
+def test_cancel_ends_the_call_at_once_and_drops_its_reply(waiting_call, client):
+    future, request = waiting_call
+    client.cancel(request.seq, 'the robot was faster')
+    assert ends(future) == 'the robot was faster'
+    assert not client.on_reply(reply_to(request))
+
+
+def test_cancel_of_an_unknown_number_does_nothing(client):
+    client.cancel(12345)
+
+
+def test_number_is_known_before_the_request_is_sent(client, server, network):
+    numbers = []
+
+    def started(number):
+        assert network.sent == []
+        numbers.append(number)
+        client.cancel(number)
+
+    with pytest.raises(NoReply, match='cancelled'):
+        client.call(server, MODEL, FRAME, time.monotonic() + LONG_S, started)
+    assert numbers == [1]
+
+
+def test_lost_server_ends_its_waiting_calls_at_once(waiting_call, directory, clock):
+    future, _ = waiting_call
+    clock.now_s += 1.0
+    directory.expire()
+    assert ends(future) == 'server /server is lost'
+
+
+def test_restarted_server_ends_the_calls_of_its_old_session(waiting_call, directory):
+    future, _ = waiting_call
+    directory.heard(ServerState('/server', 's2'))
+    assert ends(future) == 'server /server was restarted'
+
+
+def test_loss_of_another_server_leaves_the_call_alone(waiting_call, directory, client):
+    future, request = waiting_call
+    directory.heard(ServerState('/other', 's1'))
+    directory.heard(ServerState('/other', 's2'))
+    client.on_reply(reply_to(request))
+    assert future.result(LONG_S)[0].status == Status.OK
+
+
+def test_server_lost_between_choice_and_call_ends_the_call_at_once(
+    client, server, directory, clock, network
+):
+    clock.now_s += 1.0
+    directory.expire()
+    with pytest.raises(NoReply, match='server /server is lost'):
+        client.call(server, MODEL, FRAME, time.monotonic() + LONG_S)
+    assert network.sent == []
+
+
+def test_request_that_cannot_be_sent_is_one_without_reply(client, server, network):
+    def broken(*_):
+        raise RuntimeError('publisher is gone')
+
+    network.respond = broken
+    # The robot then computes by itself: any other error would cost the frame its result.
+    with pytest.raises(NoReply, match='cannot be sent to server /server: .*publisher is gone'):
+        client.call(server, MODEL, FRAME, time.monotonic() + LONG_S)
+    assert not client.on_reply(reply_to(network.sent[0][1]))
+
+
+def test_echo_of_hello_connects_the_server(client, server, network):
+    client.greet(server)
+    request = network.sent[0][1]
+    assert (request.kind, request.server_session, dict(request.inputs)) == (Kind.HELLO, 's1', {})
+    assert client.server_for(MODEL) == (None, 'server /server is connecting')
+    assert client.on_reply(reply_to(request))
+    assert client.server_for(MODEL)[0].name == '/server'
+    assert not client.on_reply(reply_to(request)), 'a doubled echo is nobody’s'
+
+
+@pytest.mark.parametrize(
+    'foreign', [{'session': 'session0'}, {'server_session': 's0'}, {'server': '/other'}]
+)
+def test_foreign_echo_connects_nothing_and_spoils_nothing(client, server, network, foreign):
+    client.greet(server)
+    request = network.sent[0][1]
+    assert not client.on_reply(reply_to(request, **foreign))
+    assert client.server_for(MODEL)[0] is None
+    assert client.on_reply(reply_to(request)), 'the true echo is still waited for'
+    assert client.server_for(MODEL)[0] is not None
+
+
+def test_unanswered_hellos_do_not_pile_up(client, server, network):
+    for _ in range(MAX_HELLOS + 10):
+        client.greet(server)
+    assert len(client._hellos) == MAX_HELLOS
+    assert not client.on_reply(reply_to(network.sent[0][1])), 'the oldest is forgotten'
+    assert client.on_reply(reply_to(network.sent[-1][1]))
+
+
+def test_preferred_server_is_asked_for(client, directory, server):
+    for name in ('/server', '/b'):
+        directory.heard(ServerState(name, 's1', queue_length=name == '/b', models={'vit': 'abc'}))
+        directory.connect(name, 's1')
+    assert client.server_for(MODEL)[0].name == '/server'
+    client.preferred_server = 'b'
+    assert client.server_for(MODEL)[0].name == '/b'
+
+
+def test_many_threads_each_get_their_own_reply(client, server, network):
+    answering = ThreadPoolExecutor(4)
+
+    def respond(_, request):
+        # Replies come in other threads, doubled, and not in the order of the requests.
+        for _ in range(2):
+            answering.submit(client.on_reply, reply_to(request, detail=str(request.seq)))
+
+    network.respond = respond
+    mine = threading.local()
+
+    def call(_):
+        reply, _ = client.call(
+            server,
+            MODEL,
+            FRAME,
+            time.monotonic() + LONG_S,
+            started=lambda number: setattr(mine, 'number', number),
+        )
+        return reply.detail == str(mine.number)
+
+    with answering, ThreadPoolExecutor(16) as calling:
+        assert all(calling.map(call, range(400)))
+    assert len({request.seq for _, request in network.sent}) == 400
+    assert client._pending == {}
+
+
+def test_nothing_is_kept_of_calls_that_ended(client, server, network):
+    for _ in range(5):
+        with pytest.raises(NoReply):
+            client.call(server, MODEL, FRAME, time.monotonic())
+    assert client._pending == {}
