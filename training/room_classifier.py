@@ -1,7 +1,9 @@
-"""Train the demo's network: which kind of object fills most of the robot's view in the simulated world.
+"""Train the demo's network: which kind of object fills most of the robot's view in the simulated
+world.
 
-A small ResNet (transformers) on frames from random poses in worlds of many seeds; the worlds of the test set have
-other seeds. Seeded; resumable after each world and each epoch; about 15 minutes on two cores.
+A small ResNet (transformers) on frames from random poses in worlds of many seeds; the worlds of
+the test set have other seeds. Seeded; resumable after each world and each epoch; about 15 minutes
+on two cores.
 
     python training/room_classifier.py            writes config/networks/room_classifier/
 """
@@ -46,7 +48,8 @@ def label_of(segmentation: np.ndarray, kinds: tuple[str, ...]) -> int:
 
 
 def views(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (count, 240, 320, 3) uint8 and labels (count,) from random poses in the world of ``seed``."""
+    """Frames (count, 240, 320, 3) uint8 and labels (count,) from random poses in the world of
+    ``seed``."""
     config = WorldConfig(camera=CameraConfig())
     rng = np.random.default_rng(seed)
     frames, labels = [], []
@@ -122,7 +125,8 @@ def accuracy(model: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tenso
 def main() -> None:
     """Render, train, evaluate, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--work', type=Path, default=Path('training/.cache'), help='resumable state')
+    cache = Path('training/.cache')
+    parser.add_argument('--work', type=Path, default=cache, help='resumable state')
     parser.add_argument('--epochs', type=int, default=14)
     parser.add_argument('--views', type=int, default=120, help='frames per world')
     arguments = parser.parse_args()
@@ -148,7 +152,9 @@ def main() -> None:
         model.train()
         for batch in torch.randperm(len(train_y), generator=generator).split(64):
             loss = functional.cross_entropy(
-                model(augmented(train_x[batch], generator)).logits, train_y[batch], label_smoothing=0.05
+                model(augmented(train_x[batch], generator)).logits,
+                train_y[batch],
+                label_smoothing=0.05,
             )
             optimiser.zero_grad()
             loss.backward()

@@ -12,8 +12,7 @@ import uuid
 
 from ament_index_python.packages import get_package_share_directory
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
+from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where Humble has it
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -24,6 +23,7 @@ import torch
 from offload_ros.models.config import ConfigError, InputSpec, ModelConfig
 from offload_ros.models.config_file import load_models_file
 from offload_ros.models.model import Model, load_model, runtime_description
+from offload_ros.models.sources import ModelError
 from offload_ros.msg import (
     InferenceReply,
     InferenceRequest,
@@ -323,4 +323,4 @@ def _read(config: ModelConfig, parts: Mapping[str, Any]) -> Inputs:
 
 def main() -> None:
     """Entry point of ``ros2 run offload_ros offload_manager``."""
-    run_node(OffloadManager)
+    run_node(OffloadManager, (ConfigError, ModelError))

@@ -14,24 +14,19 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from offload_ros.models.config import ConfigError
-from offload_ros.models.sources import ModelError
-
 SWITCH_INTERVAL_S = 1e-4
-# Mistakes of whoever starts the node, each with a text that says what to do.
-START_ERRORS = (
-    ConfigError,
-    ModelError,
+PARAMETER_MISTAKES: tuple[type[Exception], ...] = (
     InvalidParameterTypeException,
     InvalidParameterValueException,
 )
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def run_node(make: Callable[[], Node]) -> None:
+def run_node(make: Callable[[], Node], mistakes: tuple[type[Exception], ...]) -> None:
     """Run the node that ``make`` returns until Ctrl-C or SIGTERM.
 
-    Exit status 0, or 1 with one line on stderr when the node cannot be made.
+    Exit status 0, or 1 with one line on stderr when ``make`` raises one of ``mistakes`` or refuses
+    a parameter: errors of whoever starts the node, whose text says what to do.
     """
     keep_freed_memory()
     # Callbacks hand frames to worker threads; at the default of 5 ms the interpreter switches late.
@@ -51,7 +46,7 @@ def run_node(make: Callable[[], Node]) -> None:
             executor.spin_once(timeout_sec=0.1)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except START_ERRORS as error:
+    except (*mistakes, *PARAMETER_MISTAKES) as error:
         print(f'error: {error}', file=sys.stderr)
         status = 1
     finally:

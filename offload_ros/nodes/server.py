@@ -8,15 +8,16 @@ from typing import Any
 import uuid
 
 from ament_index_python.packages import get_package_share_directory
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
+from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where Humble has it
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 import torch
 
+from offload_ros.models.config import ConfigError
 from offload_ros.models.config_file import load_models_file
 from offload_ros.models.model import load_model, runtime_description
+from offload_ros.models.sources import ModelError
 from offload_ros.msg import InferenceReply, InferenceRequest, ServerHeartbeat
 from offload_ros.nodes.messages import heartbeat_message, message_to_request, reply_to_message
 from offload_ros.nodes.parameters import declare
@@ -185,4 +186,4 @@ class OffloadServer(Node):
 
 def main() -> None:
     """Entry point of ``ros2 run offload_ros offload_server``."""
-    run_node(OffloadServer)
+    run_node(OffloadServer, (ConfigError, ModelError))

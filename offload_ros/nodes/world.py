@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import sys
 import time
-from types import FrameType
 from typing import Any
 
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
-import rclpy
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType  # type: ignore[attr-defined]  # where Humble has it
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from std_msgs.msg import Float32
@@ -27,6 +20,7 @@ from tf2_msgs.msg import TFMessage
 from offload_ros.msg import GroundTruth
 from offload_ros.nodes import world_messages as to_message
 from offload_ros.nodes import world_parameters
+from offload_ros.nodes.process import run_node
 from offload_ros.sim import World
 from offload_ros.sim.world import STEP_S
 
@@ -262,38 +256,5 @@ class WorldNode(Node):  # type: ignore[misc]
 
 
 def main() -> None:
-    """Run the world until SIGINT or SIGTERM."""
-    stopped = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-
-    # With handlers of our own nothing can shut the context down in the middle of a publish.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    node = None
-    try:
-        node = WorldNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while rclpy.ok() and not stopped:
-            executor.spin_once(timeout_sec=0.1)
-    except ExternalShutdownException:
-        pass
-    except (
-        ValueError,
-        RuntimeError,
-        InvalidParameterTypeException,
-        InvalidParameterValueException,
-    ) as error:
-        sys.exit(f'world: {error}')
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-
-
-if __name__ == '__main__':
-    main()
+    """Entry point of ``ros2 run offload_ros world``."""
+    run_node(WorldNode, (ValueError, RuntimeError))

@@ -38,6 +38,8 @@ from offload_ros.strategy import (
 
 Inputs = tuple[Mapping[str, torch.Tensor], Mapping[str, 'array[int]']]
 FALLBACK = 'device'
+# Between the end of computing and publication, and until a waiting thread runs.
+LOCAL_MARGIN_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ class Pipeline:
         return _answered(frame, requested, requested, result)
 
     def _local_start_s(self, deadline_s: float) -> float:
-        local_s = self._local_durations.percentile(95)
+        local_s = self._local_durations.percentile(95) + LOCAL_MARGIN_S
         if math.isnan(local_s):
             local_s = self.deadline_s / 2.0
         return deadline_s - local_s if local_s < self.deadline_s else deadline_s

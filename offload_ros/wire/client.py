@@ -79,21 +79,28 @@ class OffloadClient:
         if started is not None:
             started(number)
         try:
+            # From here on its loss ends this call; one before it would have gone unheard.
+            if not self.directory.holds(server.name, server.session):
+                raise NoReply(f'server {server.name} is lost')
             sent_s = time.monotonic()
-            self._transmit(
-                server,
-                Request(
-                    robot=self.robot,
-                    session=self.session,
-                    server_session=server.session,
-                    seq=number,
-                    model=model.name,
-                    model_hash=model.hash,
-                    budget_s=max(0.0, deadline_s - sent_s),
-                    inputs=frame.inputs,
-                    buffers=frame.buffers,
-                ),
+            request = Request(
+                robot=self.robot,
+                session=self.session,
+                server_session=server.session,
+                seq=number,
+                model=model.name,
+                model_hash=model.hash,
+                budget_s=max(0.0, deadline_s - sent_s),
+                inputs=frame.inputs,
+                buffers=frame.buffers,
             )
+            try:
+                self._transmit(server, request)
+            except Exception as error:  # e.g. its publisher was closed in another thread just now
+                raise NoReply(
+                    f'the request cannot be sent to server {server.name}: '
+                    f'{type(error).__name__}: {error}'
+                ) from error
             pending.done.wait(max(0.0, deadline_s - time.monotonic()))
         finally:
             with self._lock:
@@ -126,10 +133,13 @@ class OffloadClient:
         doubled)."""
         received_s = time.monotonic()
         with self._lock:
-            greeted = self._hellos.pop(reply.seq, None)
-        if greeted is not None and reply.session == self.session:
-            if greeted == (reply.server, reply.server_session):
-                self.directory.connect(*greeted)
+            # A foreign reply may have the number of a hello whose own echo is still to come.
+            greeted = self._hellos.get(reply.seq) if reply.session == self.session else None
+            echo = greeted is not None and greeted == (reply.server, reply.server_session)
+            if echo:
+                del self._hellos[reply.seq]
+        if echo:
+            self.directory.connect(reply.server, reply.server_session)
             return True
         with self._lock:
             pending = self._pending.get(reply.seq)

@@ -40,7 +40,7 @@ class ServerDirectory:
         on_lost: Callable[[str, str, str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if lost_after_s <= 0:
+        if not lost_after_s > 0:
             raise ValueError('lost_after_s must be above 0')
         self.lost_after_s = lost_after_s
         self.on_lost = on_lost
@@ -50,14 +50,18 @@ class ServerDirectory:
         self._last_lost = ''
 
     def heard(self, state: ServerState) -> bool:
-        """Take up a heartbeat; True when this server (or this session of it) is new."""
+        """Take up a heartbeat; True when this server (or this session of it) is new.
+
+        A name beyond ``MAX_SERVERS`` is not taken up, and is not new: nothing may be opened for it.
+        """
         with self._lock:
             known = self._servers.get(state.name)
             restarted = known is not None and known[0].session != state.session
             if known is not None and not restarted:
                 state = replace(state, connected=known[0].connected)
-            if known is not None or len(self._servers) < MAX_SERVERS:
-                self._servers[state.name] = (state, self._clock())
+            if known is None and len(self._servers) >= MAX_SERVERS:
+                return False
+            self._servers[state.name] = (state, self._clock())
         if known is not None and restarted:
             self._report(known[0], 'was restarted')
         return known is None or restarted
@@ -79,6 +83,12 @@ class ServerDirectory:
             self._last_lost = name
         self._report(known[0], 'ended')
         return True
+
+    def holds(self, name: str, session: str) -> bool:
+        """Whether this session of the server is known and not lost yet."""
+        with self._lock:
+            known = self._servers.get(name)
+            return known is not None and known[0].session == session
 
     def expire(self) -> list[str]:
         """Drop silent servers and return their names; to be called every few ten milliseconds."""

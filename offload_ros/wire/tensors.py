@@ -30,6 +30,7 @@ DTYPE_OF_CODE: dict[int, torch.dtype] = {
 }
 CODE_OF_DTYPE = {dtype: code for code, dtype in DTYPE_OF_CODE.items()}
 MAX_AXES = 8
+MAX_EMPTY = 2**48  # product of the other extents of an empty tensor: its strides must fit 64 bits
 
 
 class TensorMessage(Protocol):
@@ -73,12 +74,12 @@ def encode(
     code = CODE_OF_DTYPE.get(tensor.dtype)
     if code is None:
         raise ValueError(f"tensor '{name}' has dtype {tensor.dtype}, which the wire does not carry")
+    if tensor.ndim > MAX_AXES:
+        raise ValueError(f"tensor '{name}': {tensor.ndim} axes, at most {MAX_AXES} are allowed")
     if buffer is None:
-        flat = tensor.detach().to('cpu').contiguous().reshape(-1)
         buffer = array('B')
-        if flat.numel():
-            # A list or a numpy array would be converted element by element (500 ms for 12 MB).
-            buffer.frombytes(flat.view(torch.uint8).numpy().data)
+        # A list or a numpy array would be converted element by element (500 ms for 12 MB).
+        buffer.frombytes(data_of(tensor))
     elif len(buffer) != tensor.nbytes:
         raise ValueError(
             f"tensor '{name}' needs {tensor.nbytes} bytes, its buffer has {len(buffer)}"
@@ -89,6 +90,16 @@ def encode(
     message.codec = RAW
     message.data = buffer
     return message
+
+
+def data_of(tensor: torch.Tensor) -> memoryview:
+    """The bytes of ``tensor``, row-major, on the CPU; without a copy where they lie so already."""
+    if tensor.numel() == 0:
+        return memoryview(b'')
+    flat = tensor.detach().to('cpu').contiguous().reshape(-1)
+    # One element counts as contiguous whatever its stride is, but is only viewed with stride 1.
+    flat = flat.as_strided((flat.numel(),), (1,))
+    return flat.view(torch.uint8).numpy().data
 
 
 def checked_size(message: TensorMessage) -> int:
@@ -103,12 +114,16 @@ def checked_size(message: TensorMessage) -> int:
             f"tensor '{name}': {len(message.shape)} axes, at most {MAX_AXES} are allowed"
         )
     shape = [int(extent) for extent in message.shape]
+    if min(shape, default=0) < 0:
+        raise WireError(f"tensor '{name}': shape {shape} has an extent below 0")
     size = math.prod(shape) * DTYPE_OF_CODE[message.dtype].itemsize
     if size != len(message.data):
         raise WireError(
             f"tensor '{name}': shape {shape} of {_dtype_name(message.dtype)} needs {size} bytes, "
             f'the message has {len(message.data)}'
         )
+    if size == 0 and math.prod(max(extent, 1) for extent in shape) > MAX_EMPTY:
+        raise WireError(f"tensor '{name}': shape {shape} is larger than a machine can count")
     return size
 
 
@@ -121,6 +136,12 @@ def decode(message: TensorMessage) -> torch.Tensor:
     if len(message.data) == 0:
         return torch.empty(shape, dtype=dtype)
     data = message.data if isinstance(message.data, array) else array('B', bytes(message.data))
+    if dtype == torch.bool:
+        largest = int(torch.frombuffer(data, dtype=torch.uint8).max())
+        if largest > 1:  # torch computes nonsense with such a bool
+            raise WireError(
+                f"tensor '{message.name}': bool has the byte {largest}, 0 or 1 is wanted"
+            )
     return torch.frombuffer(data, dtype=dtype).reshape(shape)
 
 

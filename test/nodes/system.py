@@ -79,8 +79,11 @@ class Process:
             time.sleep(0.02)
 
     def send(self, number: int) -> None:
-        """Send a signal to the process alone."""
-        self.process.send_signal(number)
+        """Send a signal to the process alone; ``ros2 run`` gets it as a terminal sends it."""
+        if self.command[:2] == ('ros2', 'run'):
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
 
     def ended(self, limit_s: float = 60.0) -> int:
         """Wait for the end; the exit status."""

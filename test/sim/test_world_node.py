@@ -284,7 +284,7 @@ def test_mistake_at_the_start_ends_it_with_one_clear_line(arguments, environment
     process = start(*arguments, **environment)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    lines = [line for line in errors.splitlines() if line.startswith('world: ')]
+    lines = [line for line in errors.splitlines() if line.startswith('error: ')]
     assert len(lines) == 1
     assert text in lines[0]
     assert 'Traceback' not in errors

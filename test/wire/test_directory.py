@@ -110,6 +110,17 @@ def test_directory_knows_which_session_it_holds(directory, clock):
     assert not directory.holds('/server', 's1')
 
 
+def test_server_that_says_that_it_ends_is_gone_at_once(directory, losses):
+    connect(directory, state())
+    assert not directory.leave('/server', 'older'), 'an earlier session cannot end this one'
+    assert not directory.leave('/other', 's1')
+    assert directory.leave('/server', 's1')
+    assert not directory.leave('/server', 's1')
+    assert directory.alive() == []
+    assert losses == [('/server', 's1', 'server /server ended')]
+    assert directory.choose('vit', HASH) == (None, 'no server is there (/server is lost)')
+
+
 def test_more_servers_than_a_network_has_are_not_taken_up(directory):
     for index in range(MAX_SERVERS):
         assert directory.heard(state(f'/server{index}'))

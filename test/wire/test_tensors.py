@@ -39,7 +39,7 @@ class Message:
 
 def bits(tensor):
     """Return the bytes of a tensor, row-major: NaNs compare equal, -0.0 and 0.0 do not."""
-    flat = tensor.contiguous().reshape(-1)
+    flat = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor).reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b''
 
 
