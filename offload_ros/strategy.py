@@ -148,7 +148,14 @@ def make_strategy(name: str) -> Strategy:
     module_name, _, class_name = name.partition(':')
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise StrategyRefused(f"strategy '{name}': {error}") from error
+    except Exception as error:  # importing runs anybody's code
+        raise StrategyRefused(f"strategy '{name}': {type(error).__name__}: {error}") from error
+    # Nothing but a strategy is ever called here: the name may come from a parameter.
+    methods = ('prepare', 'predict', 'run', 'cancel', 'close')
+    missing = [method for method in methods if not callable(getattr(kind, method, None))]
+    if not isinstance(kind, type) or missing:
+        raise StrategyRefused(
+            f"strategy '{name}' is not a class with the methods {', '.join(methods)}"
+        )
     strategy: Strategy = kind()
     return strategy

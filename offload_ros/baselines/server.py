@@ -27,6 +27,7 @@ class ServerStrategy:
         self._lock = threading.Lock()
         self._running: dict[int, int] = {}  # frame seq -> request number
         self._cancelled_seq = 0  # a cancel may come before the request has its number
+        self._closed = False
 
     def prepare(self, model: Model, link: Link) -> None:
         # Deferred: the model's runtime never changes, but describing it asks torch.
@@ -90,6 +91,7 @@ class ServerStrategy:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             numbers = list(self._running.values())
         for number in numbers:
             self._client.cancel(number, 'the strategy was closed')
@@ -97,6 +99,8 @@ class ServerStrategy:
     def _started(self, seq: int, number: int) -> None:
         with self._lock:
             self._running[seq] = number
-            cancelled = seq <= self._cancelled_seq
-        if cancelled:
+            cancelled, closed = seq <= self._cancelled_seq, self._closed
+        if closed:
+            self._client.cancel(number, 'the strategy was closed')
+        elif cancelled:
             self._client.cancel(number)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import re
 from typing import Any
 
+from offload_ros.models.errors import ConfigError
+
 NAME = re.compile(r'[a-z][a-z0-9_]*\Z')
 NAME_RULE = 'lower-case letters, digits and _, beginning with a letter'
 RESERVED_NAMES = ('link', 'server')
@@ -19,11 +21,6 @@ INPUT_TYPES = (
 )
 # Encodings whose pixels fit one tensor dtype; conversions between colour orders are cv_bridge's.
 ENCODINGS = ('rgb8', 'bgr8', 'mono8', 'mono16', '16UC1', '32FC1', 'passthrough')
-
-
-class ConfigError(ValueError):
-    """A mistake in a configuration file: the text names the file, the place, the rule and the
-    remedy."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One entry of ``models.yaml``."""
+    """One entry of ``models.yaml``; ``alternatives`` are its other variants, on the same inputs."""
 
     name: str
     source: Source
@@ -137,8 +134,27 @@ class ModelConfig:
     deadline_ms: float = 1000.0
     strategy: str = 'server'
     sync_slop_ms: float = 50.0
+    alternatives: tuple[ModelConfig, ...] = ()
+
+    def variants(self) -> list[str]:
+        """Names of all variants; the default one first."""
+        return [self.variant, *(config.variant for config in self.alternatives)]
+
+    def variant_named(self, variant: str) -> ModelConfig:
+        """The configuration of one variant; ``ConfigError`` names those that there are."""
+        for config in (self, *self.alternatives):
+            if config.variant == variant:
+                return config
+        raise ConfigError(
+            f"model '{self.name}' has no variant '{variant}'; "
+            f'there are {", ".join(self.variants())}'
+        )
 
     def __post_init__(self) -> None:
+        _rule(
+            len(set(self.variants())) == len(self.variants()),
+            f"model '{self.name}': two variants have one name: {self.variants()}",
+        )
         _rule(bool(NAME.match(self.name)), f"model name '{self.name}' must be {NAME_RULE}")
         _rule(self.name not in RESERVED_NAMES, f"model name '{self.name}' is reserved")
         names = [spec.name for spec in self.inputs]

@@ -4,12 +4,14 @@ and remedy."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from offload_ros.models.config import ConfigError, InputSpec, ModelConfig, Preprocess, Source
+from offload_ros.models.config import InputSpec, ModelConfig, Preprocess, Source
+from offload_ros.models.errors import ConfigError
 
 Built = TypeVar('Built')
 
@@ -64,7 +66,19 @@ def _model(name: Any, entry: Any, base: Path) -> ModelConfig:
         raise ConfigError(f'model name {name!r} must be text')
     where = f"model '{name}'"
     entry = _mapping(where, entry)
-    _known_keys(where, entry, set(_MODEL_FIELDS) | {'source', 'inputs', 'preprocess'})
+    _known_keys(where, entry, {*_MODEL_FIELDS, 'source', 'inputs', 'preprocess', 'variants'})
+    others = _mapping(f'{where}, variants', entry.get('variants', {}))
+    base_entry = {key: value for key, value in entry.items() if key != 'variants'}
+    alternatives = []
+    for variant, changes in others.items():
+        at = f"{where}, variant '{variant}'"
+        changes = _mapping(at, changes)
+        _known_keys(at, changes, _VARIANT_KEYS)
+        alternatives.append(_variant(name, at, {**base_entry, **changes, 'variant': variant}, base))
+    return replace(_variant(name, where, base_entry, base), alternatives=tuple(alternatives))
+
+
+def _variant(name: str, where: str, entry: dict[str, Any], base: Path) -> ModelConfig:
     if 'source' not in entry:
         raise ConfigError(f'{where}: source is missing: python, transformers or export')
     values = _convert(where, entry, _MODEL_FIELDS)
@@ -160,6 +174,8 @@ def _extent(value: Any) -> int | None:
     return None if value is None else _integer(value)
 
 
+# What a variant may change: everything else belongs to the model, whichever variant runs.
+_VARIANT_KEYS = {'source', 'preprocess', 'outputs'}
 _MODEL_FIELDS: dict[str, Callable[[Any], Any]] = {
     'variant': _text,
     'outputs': _list_of(_text, 'names'),

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from offload_ros.models.config import ModelConfig
-from offload_ros.models.preprocess import ImagePreprocess, InputError
-from offload_ros.models.sources import ModelError, load_network
+from offload_ros.models.errors import InputError, ModelError
+from offload_ros.models.preprocess import ImagePreprocess
+from offload_ros.models.sources import load_network
 
 # Encoding of an image to the channels and dtype of its pixels.
 _PIXELS = {

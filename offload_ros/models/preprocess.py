@@ -10,10 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from offload_ros.models.config import Preprocess
-
-
-class InputError(ValueError):
-    """An input that the model cannot take: the text says what came and what is wanted."""
+from offload_ros.models.errors import InputError
 
 
 class ImagePreprocess(nn.Module):

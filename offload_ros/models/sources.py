@@ -18,12 +18,9 @@ import torch
 from torch import nn
 
 from offload_ros.models.config import Source
+from offload_ros.models.errors import ModelError
 
 WEIGHT_FILES = ('*.safetensors', '*.safetensors.index.json')
-
-
-class ModelError(RuntimeError):
-    """A model that cannot be loaded or run: the text names it, the cause and the remedy."""
 
 
 @dataclass(frozen=True)

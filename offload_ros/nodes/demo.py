@@ -31,8 +31,8 @@ from rich.live import Live
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float32
 
-from offload_ros.models.config import ConfigError
 from offload_ros.models.config_file import load_models_file
+from offload_ros.models.errors import ConfigError
 from offload_ros.msg import InferenceResult, OffloadStatus
 from offload_ros.nodes.demo_report import (
     Phase,

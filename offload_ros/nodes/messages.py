@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from offload_ros.models.model import Model
 from offload_ros.msg import (
     InferenceReply,
     InferenceRequest,
@@ -122,7 +121,7 @@ def heartbeat_message(
             hash=model.hash,
             weights_trained=model.weights_trained,
         )
-        for model in engine.models.values()
+        for model in engine.models
     ]
     return message
 
@@ -137,17 +136,20 @@ def message_to_server_state(message: Any) -> ServerState:
         queue_length=message.queue_length,
         queue_limit=message.queue_limit,
         busy=message.busy,
-        models={info.name: info.hash for info in message.models},
+        models={
+            name: frozenset(info.hash for info in message.models if info.name == name)
+            for name in {info.name for info in message.models}
+        },
     )
 
 
-def answer_to_message(answer: Answer, model: Model, header: Any) -> InferenceResult:
+def answer_to_message(answer: Answer, header: Any) -> InferenceResult:
     """The result of one frame; ``header``: of the frame's (first) input."""
     message = InferenceResult()
     message.header = header
-    message.model = model.name
-    message.model_hash = model.hash
-    message.weights_trained = model.weights_trained
+    message.model = answer.model
+    message.model_hash = answer.model_hash
+    message.weights_trained = answer.weights_trained
     message.seq = answer.seq
     message.strategy_requested = answer.strategy_requested
     message.strategy_used = answer.strategy_used

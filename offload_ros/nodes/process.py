@@ -14,6 +14,9 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from offload_ros.nodes.managed import ManagedNode
+from offload_ros.nodes.parameters import value_of
+
 SWITCH_INTERVAL_S = 1e-4
 PARAMETER_MISTAKES: tuple[type[Exception], ...] = (
     InvalidParameterTypeException,
@@ -38,6 +41,8 @@ def run_node(make: Callable[[], Node], mistakes: tuple[type[Exception], ...]) ->
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = make()
+        if isinstance(node, ManagedNode) and value_of(node, 'autostart'):
+            node.bring_up()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
         executor = SingleThreadedExecutor()

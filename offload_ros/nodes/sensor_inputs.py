@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from offload_ros.models.config import InputSpec
-from offload_ros.models.preprocess import InputError
+from offload_ros.models.errors import InputError
 
 Converted = tuple[torch.Tensor, 'array[int] | None']
 _bridge = CvBridge()

@@ -2,108 +2,176 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import os
+import queue
+import threading
 import time
 from typing import Any
 import uuid
 
 from ament_index_python.packages import get_package_share_directory
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where Humble has it
-from rclpy.node import Node
+from rclpy.exceptions import InvalidHandle
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile
+from rclpy.task import Future
 import torch
 
-from offload_ros.models.config import ConfigError
+from offload_ros.models.config import ModelConfig
 from offload_ros.models.config_file import load_models_file
-from offload_ros.models.model import load_model, runtime_description
-from offload_ros.models.sources import ModelError
+from offload_ros.models.errors import ConfigError, ModelError
+from offload_ros.models.model import Model, load_model, runtime_description
 from offload_ros.msg import InferenceReply, InferenceRequest, ServerHeartbeat
+from offload_ros.nodes.diagnostics import server_diagnostics
+from offload_ros.nodes.managed import BringUpError, ManagedNode
 from offload_ros.nodes.messages import heartbeat_message, message_to_request, reply_to_message
-from offload_ros.nodes.parameters import declare
+from offload_ros.nodes.parameters import declare, value_of
 from offload_ros.nodes.process import run_node
-from offload_ros.nodes.topics import HEARTBEAT_S, HEARTBEAT_TOPIC, SESSION_SILENT_S, valid_node_name
+from offload_ros.nodes.topics import (
+    CONTROL,
+    HEARTBEAT,
+    HEARTBEAT_S,
+    HEARTBEAT_TOPIC,
+    SESSION_SILENT_S,
+    valid_node_name,
+)
 from offload_ros.server.engine import Engine
-from offload_ros.wire.exchange import Kind, Reply, Request, Status
+from offload_ros.srv import SetModel
+from offload_ros.wire.exchange import Kind, Reply, Status
 from offload_ros.wire.tensors import Limits, WireError
 
 MAX_SESSIONS = 64
-CONTROL = QoSProfile(depth=10)
-LATEST = QoSProfile(depth=1)
 
 
-class OffloadServer(Node):
-    """Parameters, topics and timers around ``Engine``."""
+class OffloadServer(ManagedNode):
+    """Lifecycle, topics and timers around ``Engine``."""
+
+    FIXED_WHEN_CONFIGURED = ('models_file', 'device', 'queue_limit')
 
     def __init__(self) -> None:
         super().__init__('offload_server')
         default_file = os.path.join(
             get_package_share_directory('offload_ros'), 'config', 'models.yaml'
         )
-        models_file = declare(
-            self, 'models_file', default_file, 'models.yaml: what this server runs', read_only=True
-        )
-        self._device = declare(
-            self, 'device', 'cpu', 'where to compute: cpu, cuda, cuda:1', read_only=True
-        )
+        declare(self, 'models_file', default_file, 'models.yaml; read when configured')
+        declare(self, 'device', 'cpu', 'where to compute: cpu, cuda, cuda:1; read when activated')
         threads = declare(
-            self, 'threads', 0, 'CPU threads of one operator; 0: all cores', 0, 1024, read_only=True
+            self, 'threads', 0, 'CPU threads of one operator; 0: all cores', 0, 1024, True
         )
-        queue_limit = declare(
-            self,
-            'queue_limit',
-            32,
-            'requests that may wait; more are refused',
-            1,
-            10_000,
-            read_only=True,
-        )
-        limit_mb = declare(
-            self,
-            'max_message_mb',
-            64.0,
-            'larger requests are refused (MB)',
-            0.001,
-            4096.0,
-            read_only=True,
+        declare(self, 'queue_limit', 32, 'requests that may wait; read when activated', 1, 10_000)
+        declare(
+            self, 'max_message_mb', 64.0, 'larger requests are refused (MB)', 0.001, 4096.0, True
         )
         if threads:
             torch.set_num_threads(threads)
-        self._limits = Limits(total_bytes=int(limit_mb * 1e6))
-        models = {}
-        for config in load_models_file(models_file):
-            models[config.name] = model = load_model(config, self._device)
-            self.get_logger().info(
-                f"model '{model.name}' ({model.variant}, {model.hash[:8]}) on {self._device}"
-            )
-            if model.remark:
-                self.get_logger().warning(model.remark)
-        self._runtime = runtime_description(self._device)
-        self._engine = Engine(
-            self.get_fully_qualified_name(), uuid.uuid4().hex[:16], models, queue_limit
-        )
-        self._replies: dict[
-            str, tuple[Publisher, float]
-        ] = {}  # robot session -> publisher, last heard
+        self._limits = Limits(total_bytes=int(value_of(self, 'max_message_mb') * 1e6))
+        self._runtime = ''
+        self._configs: dict[str, ModelConfig] = {}
+        self._engine: Engine | None = None
+        self._replies: dict[str, tuple[Publisher, float]] = {}  # session -> publisher, last heard
         self._robots: dict[str, str] = {}  # robot name -> its session
-        self._heartbeat = self.create_publisher(ServerHeartbeat, HEARTBEAT_TOPIC, LATEST)
-        self.create_subscription(
-            InferenceRequest, f'{self._engine.name}/request', self._on_request, CONTROL
+        self._active_parts: list[tuple[Callable[[Any], Any], Any]] = []  # (destroy, entity)
+        self._publishers: list[Any] = []
+        self._loading: list[threading.Thread] = []
+        self._later: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.create_service(SetModel, '~/set_model', self._on_set_model)
+
+    def configure(self) -> None:
+        """Read models.yaml, create the heartbeat's and the diagnostics' topics."""
+        configs = load_models_file(value_of(self, 'models_file'))
+        self._configs = {config.name: config for config in configs}
+        self._heartbeat = self.create_publisher(ServerHeartbeat, HEARTBEAT_TOPIC, HEARTBEAT)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._publishers = [self._heartbeat, self._diagnostics]
+
+    def activate(self) -> None:
+        """Load every variant of every model, then take requests."""
+        loaded = [
+            self._load(config.variant_named(variant))
+            for config in self._configs.values()
+            for variant in config.variants()
+        ]
+        self._runtime = runtime_description(value_of(self, 'device'))
+        name, session = self.get_fully_qualified_name(), uuid.uuid4().hex[:16]
+        engine = Engine(
+            name, session, {model.hash: model for model in loaded}, value_of(self, 'queue_limit')
         )
-        # Liveness counts real time, also when a simulation's /clock stands still.
+        self._engine = engine
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(HEARTBEAT_S, self._beat, clock=steady)
-        self.get_logger().info(f'serving {len(models)} model(s): {self._runtime}')
+        self._active_parts = [
+            (
+                self.destroy_subscription,
+                self.create_subscription(
+                    InferenceRequest, f'{name}/request', self._on_request, CONTROL
+                ),
+            ),
+            # Liveness counts real time, also when a simulation's /clock stands still.
+            (self.destroy_timer, self.create_timer(HEARTBEAT_S, self._beat, clock=steady)),
+            (self.destroy_timer, self.create_timer(1.0, self._diagnose, clock=steady)),
+        ]
+        self.get_logger().info(f'serving {len(loaded)} model(s): {self._runtime}')
+
+    def deactivate(self) -> None:
+        """Tell the robots, answer what waits, free the models."""
+        for destroy, part in self._active_parts:
+            destroy(part)
+        self._active_parts = []
+        if self._engine is not None:
+            self._heartbeat.publish(
+                heartbeat_message(self._engine, self._runtime, self._device(), closing=True)
+            )
+            self._engine.close()
+            self._engine = None
+        for thread in self._loading:
+            thread.join()
+        self._run_later()
+        for session in list(self._replies):
+            self._forget(session, 'is left')
+
+    def cleanup(self) -> None:
+        """Give the topics back."""
+        for publisher in self._publishers:
+            self.destroy_publisher(publisher)
+        self._publishers = []
+        self._configs = {}
+
+    def _device(self) -> str:
+        return str(value_of(self, 'device'))
+
+    def _load(self, config: ModelConfig) -> Model:
+        model = load_model(config, self._device())
+        log = self.get_logger()
+        log.info(f"model '{model.name}' ({model.variant}, {model.hash[:8]}) on {self._device()}")
+        if model.remark:
+            log.warning(model.remark)
+        return model
 
     def _beat(self) -> None:
-        self._heartbeat.publish(heartbeat_message(self._engine, self._runtime, self._device))
+        self._run_later()
+        if self._engine is None:
+            return
+        self._heartbeat.publish(heartbeat_message(self._engine, self._runtime, self._device()))
         now = time.monotonic()
         for session, (_, heard_s) in list(self._replies.items()):
             if now - heard_s > SESSION_SILENT_S:
                 self._forget(session, 'is silent')
 
+    def _run_later(self) -> None:
+        while not self._later.empty():
+            self._later.get()()
+
+    def _diagnose(self) -> None:
+        if self._engine is not None:
+            self._diagnostics.publish(
+                server_diagnostics(
+                    self._engine, len(self._replies), self.get_clock().now().to_msg()
+                )
+            )
+
     def _on_request(self, message: Any) -> None:
-        if message.server_session not in ('', self._engine.session):
+        engine = self._engine
+        if engine is None or message.server_session not in ('', engine.session):
             return  # for an earlier life of this server: nobody waits for it any more
         publisher = self._session(message.robot, message.session)
         if publisher is None:
@@ -111,12 +179,14 @@ class OffloadServer(Node):
         try:
             request = message_to_request(message, self._limits)
         except WireError as error:
-            self._send(publisher, self._refusal(message, str(error)))
+            self._send(publisher, _reply(engine, message, Status.ERROR, str(error)))
             return
         if request.kind == Kind.HELLO:
-            self._send(publisher, self._echo(request))
+            self._send(publisher, _reply(engine, message, Status.OK))
+        elif request.kind == Kind.CANCEL:
+            engine.cancel(request.session, request.seq)
         else:
-            self._engine.submit(request, lambda reply: self._send(publisher, reply))
+            engine.submit(request, lambda reply: self._send(publisher, reply))
 
     def _session(self, robot: str, session: str) -> Publisher | None:
         """The way back to a robot; opened when it first speaks, None when it may not have one."""
@@ -125,28 +195,27 @@ class OffloadServer(Node):
         if known is not None:
             self._replies[session] = (known[0], now)
             return known[0]
+        log = self.get_logger()
         if not valid_node_name(robot) or not session:
-            self.get_logger().warning(
-                f'a request names the robot {robot[:80]!r}, which is no node name: dropped',
-                throttle_duration_sec=10.0,
-            )
+            text = f'a request names the robot {robot[:80]!r}, which is no node name: dropped'
+            log.warning(text, throttle_duration_sec=10.0)
             return None
         if robot in self._robots:
             self._forget(self._robots[robot], 'began a new session')
         if len(self._replies) >= MAX_SESSIONS:
-            self.get_logger().warning(
-                f'{robot} is refused: {MAX_SESSIONS} robots are connected',
-                throttle_duration_sec=10.0,
-            )
+            text = f'{robot} is refused: {MAX_SESSIONS} robots are connected'
+            log.warning(text, throttle_duration_sec=10.0)
             return None
         publisher = self.create_publisher(InferenceReply, f'{robot}/reply', CONTROL)
         self._replies[session] = (publisher, now)
         self._robots[robot] = session
-        self.get_logger().info(f'robot {robot} connected')
+        log.info(f'robot {robot} connected')
         return publisher
 
     def _forget(self, session: str, why: str) -> None:
         publisher, _ = self._replies.pop(session)
+        if self._engine is not None:
+            self._engine.drop(session)
         for robot, current in list(self._robots.items()):
             if current == session:
                 del self._robots[robot]
@@ -154,36 +223,63 @@ class OffloadServer(Node):
         self.destroy_publisher(publisher)
 
     def _send(self, publisher: Publisher, reply: Reply) -> None:
+        """Called in the engine's thread too."""
         try:
             publisher.publish(reply_to_message(reply))
-        except Exception as error:  # the session may have ended while its request ran
-            self.get_logger().debug(f'reply {reply.seq} could not be sent: {error}')
+        except InvalidHandle:  # the session ended while its request ran
+            self.get_logger().debug(f'reply {reply.seq} has no robot any more')
 
-    def _echo(self, request: Request) -> Reply:
-        return Reply(
-            self._engine.name, self._engine.session, request.session, request.seq, Status.OK
-        )
+    async def _on_set_model(
+        self, request: SetModel.Request, response: SetModel.Response
+    ) -> SetModel.Response:
+        """Load or unload while serving; answers when it is done."""
+        config, engine = self._configs.get(request.model), self._engine
+        if config is None or engine is None:
+            known = ', '.join(self._configs) or 'none: the server is not active'
+            response.message = f"there is no model '{request.model}' here (there are: {known})"
+            return response
+        try:
+            variants = [request.variant] if request.variant else config.variants()
+            chosen = [config.variant_named(variant) for variant in variants]
+        except ConfigError as error:
+            response.message = str(error)
+            return response
+        if request.loaded:
+            present = {(model.name, model.variant) for model in engine.models}
+            missing = [each for each in chosen if (each.name, each.variant) not in present]
+            response.message = await self._load_later(engine, missing)
+        else:
+            for variant in variants:
+                engine.remove(config.name, variant)
+        response.success = not response.message
+        if response.success:
+            there = [model.variant for model in engine.models if model.name == config.name]
+            response.message = f"model '{config.name}': {', '.join(there) or 'not loaded'}"
+        return response
 
-    def _refusal(self, message: Any, detail: str) -> Reply:
-        return Reply(
-            self._engine.name,
-            self._engine.session,
-            message.session,
-            message.seq,
-            Status.ERROR,
-            detail,
-        )
+    def _load_later(self, engine: Engine, configs: list[ModelConfig]) -> Future[str]:
+        """Load in a thread, so that heartbeats go on; the error's text, or empty."""
+        done: Future[str] = Future()
 
-    def close(self) -> None:
-        """Tell the robots, answer what waits, end the engine's thread."""
-        if hasattr(self, '_heartbeat'):
-            self._heartbeat.publish(
-                heartbeat_message(self._engine, self._runtime, self._device, closing=True)
-            )
-        if hasattr(self, '_engine'):
-            self._engine.close()
+        def load() -> None:
+            error = ''
+            try:
+                for config in configs:
+                    engine.add(self._load(config))
+            except (ConfigError, ModelError) as failure:
+                error = str(failure)
+            self._later.put(lambda: done.set_result(error))
+
+        thread = threading.Thread(target=load, name='load', daemon=True)
+        self._loading = [other for other in self._loading if other.is_alive()] + [thread]
+        thread.start()
+        return done
+
+
+def _reply(engine: Engine, message: Any, status: Status, detail: str = '') -> Reply:
+    return Reply(engine.name, engine.session, message.session, message.seq, status, detail)
 
 
 def main() -> None:
     """Entry point of ``ros2 run offload_ros offload_server``."""
-    run_node(OffloadServer, (ConfigError, ModelError))
+    run_node(OffloadServer, (BringUpError,))

@@ -1,14 +1,28 @@
-"""Names and periods that robot and server agree on."""
+"""Names, periods and quality of service that robot and server agree on."""
 
 from __future__ import annotations
 
+from rclpy.duration import Duration
 from rclpy.exceptions import InvalidTopicNameException
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.validate_full_topic_name import validate_full_topic_name
 
 HEARTBEAT_TOPIC = '/offload/servers'  # absolute: a server is for robots of every namespace
 HEARTBEAT_S = 0.1
 HELLO_S = 0.5  # how often a connected robot shows that it lives
 SESSION_SILENT_S = 2.0  # a robot silent for this long is gone
+
+CONTROL = QoSProfile(depth=10)
+SENSOR = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
+STATUS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# DDS tells the reader when a heartbeat is overdue or its writer is gone; which server that was, and
+# whether it is lost, is decided by ServerDirectory.
+HEARTBEAT = QoSProfile(
+    depth=1,
+    deadline=Duration(seconds=3 * HEARTBEAT_S),
+    liveliness=LivelinessPolicy.AUTOMATIC,
+    liveliness_lease_duration=Duration(seconds=4 * HEARTBEAT_S),
+)
 
 
 def valid_node_name(name: str) -> bool:

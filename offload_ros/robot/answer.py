@@ -32,3 +32,6 @@ class Answer:
     bytes_up: int = 0
     bytes_down: int = 0
     energy_j: float = math.nan
+    model: str = ''
+    model_hash: str = ''
+    weights_trained: bool = False

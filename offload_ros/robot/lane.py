@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import logging
 import math
 import threading
 import time
@@ -45,16 +46,20 @@ class Job:
         except BaseException as error:  # handed to whoever asks for the result
             self.error = error
         self.duration_s = time.monotonic() - self.started_s
-        self._finished.set()
-        if self._done is not None:
-            self._done(self)
+        self._finish()
 
     def abort(self, error: BaseException) -> None:
         """End without computing; called by the lane when it closes."""
         self.error = error
+        self._finish()
+
+    def _finish(self) -> None:
         self._finished.set()
         if self._done is not None:
-            self._done(self)
+            try:
+                self._done(self)
+            except Exception:  # nobody waits for it here, and the lane serves others as well
+                logging.getLogger(__name__).exception('after a job of the device lane')
 
 
 class DeviceLane:

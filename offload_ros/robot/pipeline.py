@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+import logging
 import math
 import threading
 import time
@@ -18,9 +19,8 @@ from typing import Any
 
 import torch
 
+from offload_ros.models.errors import InputError, ModelError
 from offload_ros.models.model import Model
-from offload_ros.models.preprocess import InputError
-from offload_ros.models.sources import ModelError
 from offload_ros.robot.answer import Answer
 from offload_ros.robot.lane import Job
 from offload_ros.robot.statistics import Statistics
@@ -48,13 +48,68 @@ class _Waiting:
     received_s: float
 
 
+class _Loaded:
+    """A model with what was prepared and measured for it; replaced as a whole with the model."""
+
+    def __init__(self, model: Model, link: Link) -> None:
+        self.model = model
+        self.local_durations = Window(50)
+        self.calibrated = False
+        self._link = link
+        self._strategies: dict[str, Strategy] = {}
+
+    def prepare(self, name: str) -> None:
+        """Make a strategy ready; ``StrategyRefused`` names those that can run this model."""
+        if name in self._strategies:
+            return
+        try:
+            strategy = make_strategy(name)
+            strategy.prepare(self.model, self._link)
+        except (
+            Exception
+        ) as error:  # a strategy may be anybody's code: it is refused, whatever it raises
+            why = str(error)
+            if not isinstance(error, StrategyRefused):
+                why = f"strategy '{name}': {type(error).__name__}: {error}"
+            admissible = ', '.join(self.admissible())
+            raise StrategyRefused(
+                f"model '{self.model.name}': {why}; admissible: {admissible}"
+            ) from error
+        self._strategies[name] = strategy
+
+    def strategy(self, name: str) -> Strategy:
+        """A prepared strategy."""
+        return self._strategies[name]
+
+    def admissible(self) -> list[str]:
+        """Names of the strategies that can run this model."""
+        names = []
+        for name in strategy_names():
+            trial = make_strategy(name)
+            try:
+                trial.prepare(self.model, self._link)
+                trial.close()
+            except Exception:  # one that fails in another way than refusing cannot run it either
+                continue
+            names.append(name)
+        return names
+
+    def close(self) -> None:
+        """End calls that wait."""
+        for name, strategy in list(self._strategies.items()):
+            try:
+                strategy.close()
+            except Exception:  # the others must be closed all the same
+                logging.getLogger(__name__).exception("strategy '%s' does not close", name)
+
+
 class Pipeline:
     """Runs one model in a thread of its own.
 
     ``read`` turns the parts given to ``offer`` (messages) into tensors and their buffers, raising
-    ``InputError``;
-    ``publish`` gets each answer with the parts that it answers. Both are called from the
-    pipeline's thread.
+    ``InputError``; ``publish`` gets each answer with the parts that it answers. Both are called
+    from the pipeline's thread. ``statistics`` may be those of an earlier pipeline: numbers of
+    frames then go on.
     """
 
     def __init__(
@@ -63,31 +118,34 @@ class Pipeline:
         link: Link,
         read: Callable[[Any], Inputs],
         publish: Callable[[Answer, Any], None],
+        statistics: Statistics | None = None,
+        strategy: str | None = None,
     ) -> None:
-        self.model = model
-        self.statistics = Statistics()
+        self.statistics = statistics or Statistics()
+        self.deadline_s = model.config.deadline_ms / 1000.0
+        self.strategy = strategy or model.config.strategy
         self._link = link
         self._read = read
         self._publish = publish
         self._condition = threading.Condition()
         self._waiting: _Waiting | None = None
         self._closed = False
-        self._seq = 0
-        self._local_durations = Window(50)
-        self._calibrated = False
-        self._strategies: dict[str, Strategy] = {}
-        self.deadline_s = model.config.deadline_ms / 1000.0
-        self.strategy = model.config.strategy
-        self.prepare_strategy(FALLBACK)
-        self.prepare_strategy(self.strategy)
+        self._loaded = self._prepared(model)
         self._thread = threading.Thread(
             target=self._work, name=f'pipeline {model.name}', daemon=True
         )
         self._thread.start()
 
+    @property
+    def model(self) -> Model:
+        """The model that the next frame runs on."""
+        return self._loaded.model
+
     def offer(self, parts: Any, received_s: float | None = None) -> None:
-        """A new frame; it replaces one that still waits, which then counts as dropped. Never
-        blocks."""
+        """A new frame; never blocks.
+
+        It replaces one that still waits, which then counts as dropped.
+        """
         waiting = _Waiting(parts, time.monotonic() if received_s is None else received_s)
         with self._condition:
             if self._closed:
@@ -99,49 +157,40 @@ class Pipeline:
             self.statistics.frame_dropped()
 
     def prepare_strategy(self, name: str) -> None:
-        """Make ``name`` ready for this model; ``StrategyRefused`` names the strategies that can
-        run it."""
-        if name in self._strategies:
-            return
-        try:
-            strategy = make_strategy(name)
-            strategy.prepare(self.model, self._link)
-        except StrategyRefused as error:
-            admissible = ', '.join(self.admissible())
-            raise StrategyRefused(
-                f"model '{self.model.name}': {error}; admissible: {admissible}"
-            ) from None
-        self._strategies[name] = strategy
+        """Make ``name`` ready; ``StrategyRefused`` names those that can run this model."""
+        self._loaded.prepare(name)
 
     def admissible(self) -> list[str]:
         """Names of the strategies that can run this model."""
-        names = []
-        for name in strategy_names():
-            trial = make_strategy(name)
-            try:
-                trial.prepare(self.model, self._link)
-            except StrategyRefused:
-                continue
-            finally:
-                trial.close()
-            names.append(name)
-        return names
+        return self._loaded.admissible()
 
     def set_strategy(self, name: str) -> None:
-        """Use ``name`` from the next frame on; ``StrategyRefused`` when it cannot run this
-        model."""
-        self.prepare_strategy(name)
+        """Use ``name`` from the next frame on; ``StrategyRefused`` when it cannot."""
+        self._loaded.prepare(name)
         self.strategy = name
+
+    def replace_model(self, model: Model) -> None:
+        """Run ``model`` (another variant) from the next frame on; ``StrategyRefused``."""
+        old, self._loaded = self._loaded, self._prepared(model)
+        old.close()
 
     def close(self) -> None:
         """Finish the frame in hand and end the thread."""
         with self._condition:
             self._closed = True
+            dropped, self._waiting = self._waiting is not None, None
             self._condition.notify()
-        for strategy in self._strategies.values():
-            strategy.close()
+        if dropped:
+            self.statistics.frame_dropped()
+        self._loaded.close()
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=10.0)
+
+    def _prepared(self, model: Model) -> _Loaded:
+        loaded = _Loaded(model, self._link)
+        loaded.prepare(FALLBACK)
+        loaded.prepare(self.strategy)
+        return loaded
 
     def _work(self) -> None:
         while True:
@@ -152,95 +201,112 @@ class Pipeline:
                     return
                 waiting, self._waiting = self._waiting, None
             assert waiting is not None
-            self._seq += 1
-            self.statistics.frame_accepted()
-            requested, deadline_s = self.strategy, waiting.received_s + self.deadline_s
-            try:
-                inputs, buffers = self._read(waiting.parts)
-                frame = Frame(self._seq, inputs, waiting.received_s, buffers)
-                self.model.check_inputs(inputs)
-                answer = self._answer(frame, requested, deadline_s)
-            except (InputError, ModelError) as error:
-                answer = Answer(self._seq, requested, error=str(error))
-            except (
-                Exception
-            ) as error:  # a strategy's or converter's own fault must still give one result
-                answer = Answer(self._seq, requested, error=f'{type(error).__name__}: {error}')
-            total_s = time.monotonic() - waiting.received_s
-            elsewhere_s = answer.uplink_s + answer.server_s + answer.downlink_s
-            answer = replace(
-                answer,
-                total_s=total_s,
-                robot_s=max(0.0, total_s - elsewhere_s),
-                late=total_s > self.deadline_s,
-            )
+            answer = self._answered(waiting)
             self.statistics.answered(answer)
-            self._publish(answer, waiting.parts)
+            try:
+                self._publish(answer, waiting.parts)
+            except Exception as error:  # e.g. a strategy's outputs that no message can carry
+                self._publish_failure(answer, waiting.parts, error)
 
-    def _answer(self, frame: Frame, requested: str, deadline_s: float) -> Answer:
-        strategy = self._strategies[requested]
+    def _publish_failure(self, answer: Answer, parts: Any, error: Exception) -> None:
+        """A result that cannot be published still becomes one that says why."""
+        cause = f'the result cannot be published: {type(error).__name__}: {error}'
+        try:
+            self._publish(replace(answer, outputs={}, exact=False, error=cause), parts)
+        except Exception:  # the next frame must find this thread alive
+            logging.getLogger(__name__).exception(
+                "model '%s', frame %d: no result", self.model.name, answer.seq
+            )
+
+    def _answered(self, waiting: _Waiting) -> Answer:
+        """The one answer to a frame that was taken up, whatever happens."""
+        seq = self.statistics.frame_accepted()
+        # In this order: whatever strategy was asked for is prepared for the model read after it.
+        requested, allowed_s, loaded = self.strategy, self.deadline_s, self._loaded
+        try:
+            inputs, buffers = self._read(waiting.parts)
+            loaded.model.check_inputs(inputs)
+            frame = Frame(seq, inputs, waiting.received_s, buffers)
+            answer = self._run(loaded, frame, requested, allowed_s)
+        except (InputError, ModelError) as error:
+            answer = Answer(seq, requested, error=str(error) or type(error).__name__)
+        except Exception as error:  # a strategy's own fault must still give one result
+            answer = Answer(seq, requested, error=f'{type(error).__name__}: {error}')
+        total_s = time.monotonic() - waiting.received_s
+        elsewhere_s = answer.uplink_s + answer.server_s + answer.downlink_s
+        return replace(
+            answer,
+            model=loaded.model.name,
+            model_hash=loaded.model.hash,
+            weights_trained=loaded.model.weights_trained,
+            total_s=total_s,
+            robot_s=max(0.0, total_s - elsewhere_s),
+            late=total_s > allowed_s,
+        )
+
+    def _run(self, loaded: _Loaded, frame: Frame, requested: str, allowed_s: float) -> Answer:
+        deadline_s = frame.received_s + allowed_s
+        strategy = loaded.strategy(requested)
         if requested == FALLBACK:
-            result = strategy.run(frame, deadline_s)
-            return _answered(frame, requested, FALLBACK, result)
-        self._calibrate(frame)
+            return _answer(frame, requested, FALLBACK, strategy.run(frame, deadline_s))
+        self._calibrate(loaded, frame)
+        local_s = loaded.local_durations.percentile(95)
+
+        def local_done(job: Job) -> None:
+            if job.error is None:  # otherwise the strategy's answer is the only one left
+                loaded.local_durations.add(job.duration_s)
+                strategy.cancel(frame.seq)
+
         # The robot's own computation is queued for the moment at which it must begin; usually it
         # is taken back.
         hedge = self._link.lane.submit(
-            lambda: self.model.run(frame.inputs),
-            at_s=self._local_start_s(deadline_s),
-            done=lambda job: self._local_done(job, strategy, frame.seq),
+            lambda: loaded.model.run(frame.inputs),
+            at_s=_local_start_s(deadline_s, allowed_s, local_s),
+            done=local_done,
         )
+        # Until then the strategy's answer is still sooner than the robot's own.
+        patience_s = allowed_s if math.isnan(local_s) else local_s
         try:
-            result = strategy.run(frame, deadline_s + self._patience_s())
+            result = strategy.run(frame, deadline_s + patience_s)
         except Unanswered as error:
             why = str(error)
             if hedge.finished:
                 why = f'strategy {requested} did not answer before the robot had to'
             self._link.lane.hurry(hedge)
-            local = Result(hedge.result(), plan=f'robot {self.model.device}')
-            return replace(_answered(frame, requested, FALLBACK, local), reason=why, fallback=True)
+            local = Result(hedge.result(), plan=f'robot {loaded.model.device}')
+            return replace(_answer(frame, requested, FALLBACK, local), reason=why, fallback=True)
         finally:
             self._link.lane.cancel(hedge)
-        return _answered(frame, requested, requested, result)
+        return _answer(frame, requested, requested, result)
 
-    def _local_start_s(self, deadline_s: float) -> float:
-        local_s = self._local_durations.percentile(95) + LOCAL_MARGIN_S
-        if math.isnan(local_s):
-            local_s = self.deadline_s / 2.0
-        return deadline_s - local_s if local_s < self.deadline_s else deadline_s
-
-    def _patience_s(self) -> float:
-        """How much later than the deadline the strategy's answer is still sooner than the robot's
-        own."""
-        local_s = self._local_durations.percentile(95)
-        return self.deadline_s if math.isnan(local_s) else local_s
-
-    def _local_done(self, job: Job, strategy: Strategy, seq: int) -> None:
-        if job.error is None:
-            self._local_durations.add(job.duration_s)
-        strategy.cancel(seq)
-
-    def _calibrate(self, frame: Frame) -> None:
-        """Time the model on the robot once, in the background, so that fallbacks can begin in
-        time."""
-        if self._calibrated:
+    def _calibrate(self, loaded: _Loaded, frame: Frame) -> None:
+        """Time the model on the robot once, in the background, so that fallbacks begin in time."""
+        if loaded.calibrated:
             return
-        self._calibrated = True
+        loaded.calibrated = True
 
         def measure() -> None:
-            began_s = time.monotonic()
-            self.model.run(frame.inputs)
-            if (
-                time.monotonic() - began_s < 1.0
-            ):  # the first run also allocates and compiles kernels
+            try:
                 began_s = time.monotonic()
-                self.model.run(frame.inputs)
-            self._local_durations.add(time.monotonic() - began_s)
+                loaded.model.run(frame.inputs)
+                if time.monotonic() - began_s < 1.0:  # a first run also allocates and compiles
+                    began_s = time.monotonic()
+                    loaded.model.run(frame.inputs)
+            except ModelError:  # of this frame, which has its own answer: the next one is tried
+                loaded.calibrated = False
+                return
+            loaded.local_durations.add(time.monotonic() - began_s)
 
         self._link.lane.submit(measure)
 
 
-def _answered(frame: Frame, requested: str, used: str, result: Result) -> Answer:
+def _local_start_s(deadline_s: float, allowed_s: float, local_s: float) -> float:
+    """When the robot must begin to compute (steady clock); ``local_s`` NaN: not measured yet."""
+    needed_s = allowed_s / 2.0 if math.isnan(local_s) else local_s + LOCAL_MARGIN_S
+    return deadline_s - needed_s if needed_s < allowed_s else deadline_s
+
+
+def _answer(frame: Frame, requested: str, used: str, result: Result) -> Answer:
     return Answer(
         seq=frame.seq,
         strategy_requested=requested,

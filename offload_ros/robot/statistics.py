@@ -23,10 +23,11 @@ class Statistics:
         self.bytes_up = self.bytes_down = 0
         self.last: Answer | None = None
 
-    def frame_accepted(self) -> None:
-        """A frame was taken up; exactly one result follows."""
+    def frame_accepted(self) -> int:
+        """A frame was taken up, exactly one result follows; its number, from 1 without gaps."""
         with self._lock:
             self.accepted += 1
+            return self.accepted
 
     def frame_dropped(self) -> None:
         """A newer frame replaced one that was not taken up yet."""

@@ -31,17 +31,33 @@ class Synchronizer:
             for queue in self._queues.values():
                 queue.clear()
         self._queues[name].append((stamp_s, message))
-        chosen = {}
-        for other, queue in self._queues.items():
-            nearest = min(queue, key=lambda entry: abs(entry[0] - stamp_s), default=None)
-            if nearest is None or abs(nearest[0] - stamp_s) > self._slop_s:
-                return None
-            chosen[other] = nearest
-        stamps = [entry[0] for entry in chosen.values()]
-        if max(stamps) - min(stamps) > self._slop_s:
+        chosen = self._set_around(name, stamp_s)
+        if chosen is None:
             return None
         for other, queue in self._queues.items():
-            # Used and older messages are gone: no message appears in two sets.
-            while queue and queue[0][0] <= chosen[other][0]:
-                queue.popleft()
+            # Used and older messages are gone: no message appears in two sets. Stamps need not
+            # come in order.
+            kept = [entry for entry in queue if entry[0] > chosen[other][0]]
+            queue.clear()
+            queue.extend(kept)
         return {other: entry[1] for other, entry in chosen.items()}
+
+    def _set_around(self, name: str, stamp_s: float) -> dict[str, tuple[float, Any]] | None:
+        """The closest set with the message just added to ``name``: (stamp, message) each."""
+        starts = {
+            start_s
+            for queue in self._queues.values()
+            for start_s, _ in queue
+            if 0.0 <= stamp_s - start_s <= self._slop_s
+        }
+        sets = []
+        for start_s in starts:
+            chosen = {name: self._queues[name][-1]}
+            for other, queue in self._queues.items():
+                near = [entry for entry in queue if 0.0 <= entry[0] - start_s <= self._slop_s]
+                if other != name and near:
+                    chosen[other] = min(near, key=lambda entry: abs(entry[0] - stamp_s))
+            if len(chosen) == len(self._queues):
+                stamps = [entry[0] for entry in chosen.values()]
+                sets.append((max(stamps) - min(stamps), chosen))
+        return min(sets, key=lambda found: found[0])[1] if sets else None

@@ -36,10 +36,12 @@ class Window:
         """Values per second over the span (over the time since the first one while that is
         shorter)."""
         with self._lock:
-            times = [time_s for time_s, _ in self._values if now_s - time_s <= self._span_s]
-        if len(times) < 2:
-            return 0.0
-        return (len(times) - 1) / (times[-1] - times[0]) if times[-1] > times[0] else 0.0
+            times = [time_s for time_s, _ in self._values]
+        recent = sum(now_s - time_s <= self._span_s for time_s in times)
+        if recent < len(times):
+            return recent / self._span_s
+        # Between n values lie n - 1 intervals, and time since the last one counts as well.
+        return (recent - 1) / (now_s - times[0]) if recent > 1 and now_s > times[0] else 0.0
 
     def _recent(self, now_s: float) -> list[float]:
         with self._lock:

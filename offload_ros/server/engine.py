@@ -1,108 +1,146 @@
-"""The server's work: a bounded queue of requests, run one at a time, each answered exactly once."""
+"""The server's work: requests of all robots, run one at a time, each answered exactly once."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import logging
+import math
 import threading
 import time
 
+from offload_ros.models.errors import InputError, ModelError
 from offload_ros.models.model import Model
-from offload_ros.models.preprocess import InputError
-from offload_ros.models.sources import ModelError
+from offload_ros.robot.window import Window
+from offload_ros.server.fair_queue import Entry, FairQueue
 from offload_ros.wire.exchange import Reply, Request, Status
 
 BUSY_SPAN_S = 1.0
-
-
-@dataclass(frozen=True)
-class _Entry:
-    request: Request
-    answer: Callable[[Reply], None]
-    received_s: float
 
 
 class Engine:
     """Runs requests of all robots on the models of one server.
 
     ``submit`` never blocks; the answer is called from the engine's thread, or at once when the
-    request is refused.
+    request is refused. A cancelled request, and one of a robot that is gone, gets no answer.
     """
 
     def __init__(
         self, name: str, session: str, models: Mapping[str, Model], queue_limit: int = 32
     ) -> None:
-        if queue_limit < 1:
-            raise ValueError('queue_limit must be at least 1')
         self.name = name
         self.session = session
-        self.models = dict(models)
-        self.queue_limit = queue_limit
         self._condition = threading.Condition()
-        self._queue: deque[_Entry] = deque()
+        self._queue = FairQueue(queue_limit)
         self._closed = False
         self._busy: deque[tuple[float, float]] = deque(maxlen=1000)
+        self._running: tuple[Entry, float] | None = None  # and when it began
+        self._models: dict[str, dict[str, Model]] = {}  # name -> content hash -> model
+        self._durations: dict[str, Window] = {}  # content hash -> computing, seconds
+        for model in models.values():
+            self.add(model)
         self._thread = threading.Thread(target=self._work, name='engine', daemon=True)
         self._thread.start()
 
     @property
+    def models(self) -> list[Model]:
+        """What can be asked for now."""
+        return [model for same in list(self._models.values()) for model in list(same.values())]
+
+    def add(self, model: Model) -> None:
+        """Serve ``model`` too; another variant of a name is kept beside it."""
+        self._durations.setdefault(model.hash, Window(20))
+        same = dict(self._models.get(model.name, {}))
+        same[model.hash] = model
+        self._models[model.name] = same
+
+    def remove(self, name: str, variant: str) -> bool:
+        """Serve a variant no more; what runs on it ends well. False when it was not there."""
+        same = self._models.get(name, {})
+        kept = {key: model for key, model in same.items() if model.variant != variant}
+        if kept:
+            self._models[name] = kept
+        else:
+            self._models.pop(name, None)
+        return len(kept) < len(same)
+
+    @property
     def queue_length(self) -> int:
         """Requests that wait."""
-        return len(self._queue)
+        with self._condition:
+            return len(self._queue)
+
+    @property
+    def queue_limit(self) -> int:
+        """How many may wait."""
+        return self._queue.limit
 
     def busy_share(self) -> float:
         """Share of the last second that was spent computing, 0 to 1."""
         now = time.monotonic()
-        spans = [
+        with self._condition:
+            spans = list(self._busy)
+            if self._running is not None:
+                spans.append((self._running[1], now))
+        recent = [
             min(end_s, now) - max(begin_s, now - BUSY_SPAN_S)
-            for begin_s, end_s in list(self._busy)
+            for begin_s, end_s in spans
             if end_s > now - BUSY_SPAN_S
         ]
-        return min(1.0, sum(spans) / BUSY_SPAN_S)
+        return min(1.0, sum(recent) / BUSY_SPAN_S)
 
     def submit(self, request: Request, answer: Callable[[Reply], None]) -> None:
-        """Queue ``request``; refused at once with the cause when it cannot be run here."""
-        entry = _Entry(request, answer, time.monotonic())
+        """Queue ``request``; refused at once with the cause when it cannot be run (in time)."""
+        entry = Entry(request, answer, time.monotonic())
         refusal = self._refusal(request)
         if refusal:
             answer(self._reply(entry, Status.ERROR, refusal))
             return
+        refused: Entry | None = entry
         with self._condition:
-            full = len(self._queue) >= self.queue_limit
-            if not full and not self._closed:
-                self._queue.append(entry)
+            cause = 'server is closing' if self._closed else self._too_late(request)
+            if not cause:
+                cause = f'queue is full ({self._queue.limit} requests wait)'
+                refused = self._queue.push(entry)
                 self._condition.notify()
-        if full or self._closed:
-            cause = (
-                f'queue is full ({self.queue_limit} requests wait)' if full else 'server is closing'
-            )
-            answer(self._reply(entry, Status.BUSY, cause))
+        if refused is not None:
+            _give(refused, self._reply(refused, Status.BUSY, cause))
+
+    def cancel(self, session: str, seq: int) -> bool:
+        """The robot needs no answer any more: True when its computing is saved."""
+        with self._condition:
+            return self._queue.cancel(session, seq)
+
+    def drop(self, session: str) -> None:
+        """A robot is gone: so is all that it asked for."""
+        with self._condition:
+            self._queue.drop(session)
 
     def close(self) -> None:
         """Answer what waits with BUSY and end the thread after the running request."""
         with self._condition:
             self._closed = True
-            waiting, self._queue = self._queue, deque()
+            waiting = self._queue.clear()
             self._condition.notify()
         for entry in waiting:
-            entry.answer(self._reply(entry, Status.BUSY, 'server is closing'))
+            _give(entry, self._reply(entry, Status.BUSY, 'server is closing'))
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=10.0)
 
     def _refusal(self, request: Request) -> str:
-        model = self.models.get(request.model)
-        if model is None:
-            listed = ', '.join(sorted(self.models)) or 'none'
+        same = self._models.get(request.model)
+        if same is None:
+            listed = ', '.join(sorted(self._models)) or 'none'
             return (
                 f"no model '{request.model}' here (there are: {listed}): add it to the "
                 "server's models.yaml"
             )
-        if model.hash != request.model_hash:
+        model = same.get(request.model_hash)
+        if model is None:
+            theirs = ', '.join(key[:8] for key in same)
             return (
-                f"model '{request.model}' differs: {model.hash[:8]} here, "
-                f'{request.model_hash[:8]} on the robot: '
-                'use the same weights, source and preprocessing on both'
+                f"model '{request.model}' differs: {theirs} here, {request.model_hash[:8]} on the "
+                'robot: use the same weights, source and preprocessing on both'
             )
         try:
             model.check_inputs(request.inputs)
@@ -110,19 +148,48 @@ class Engine:
             return str(error)
         return ''
 
+    def _too_late(self, request: Request) -> str:
+        """Why there is no point in waiting, from recent durations; empty when there may be.
+
+        An idle server takes everything: what it measured of a slow spell must not shut it for good.
+        """
+        ahead = self._queue.ahead_of(request.session, request.priority)
+        if self._running is None and not ahead:
+            return ''
+        wait_s = sum(self._typical_s(entry.request) for entry in ahead)
+        if self._running is not None:
+            entry, began_s = self._running
+            wait_s += max(0.0, self._typical_s(entry.request) - (time.monotonic() - began_s))
+        needed_s = wait_s + self._typical_s(request)
+        if needed_s <= request.budget_s:
+            return ''
+        return (
+            f'server is busy: it would take {needed_s * 1000:.0f} ms, the robot allows '
+            f'{request.budget_s * 1000:.0f} ms'
+        )
+
+    def _typical_s(self, request: Request) -> float:
+        window = self._durations.get(request.model_hash)
+        median_s = window.percentile(50) if window is not None else math.nan
+        return 0.0 if math.isnan(median_s) else median_s
+
     def _work(self) -> None:
-        for model in self.models.values():
-            model.warm_up()  # this thread's first run is slow, and must not be a robot's request
+        for model in self.models:
+            try:
+                model.warm_up()  # this thread's first run is slow: it must not be a robot's request
+            except (InputError, ModelError):  # whoever asks for it is told why
+                logging.getLogger(__name__).exception("model '%s' does not warm up", model.name)
         while True:
             with self._condition:
-                while not self._queue and not self._closed:
+                self._running = None
+                while (entry := self._queue.pop()) is None and not self._closed:
                     self._condition.wait()
-                if self._closed:
+                if entry is None:
                     return
-                entry = self._queue.popleft()
-            entry.answer(self._run(entry))
+                self._running = (entry, time.monotonic())
+            _give(entry, self._run(entry))
 
-    def _run(self, entry: _Entry) -> Reply:
+    def _run(self, entry: Entry) -> Reply:
         request = entry.request
         started_s = time.monotonic()
         queued_s = started_s - entry.received_s
@@ -132,13 +199,19 @@ class Engine:
                 f'{request.budget_s * 1000:.0f} ms'
             )
             return self._reply(entry, Status.EXPIRED, late, queue_s=queued_s)
+        model = self._models.get(request.model, {}).get(request.model_hash)
+        if model is None:
+            unloaded = f"model '{request.model}' was unloaded while the request waited"
+            return self._reply(entry, Status.ERROR, unloaded, queue_s=queued_s)
         try:
-            outputs = self.models[request.model].run(request.inputs)
+            outputs = model.run(request.inputs)
         except (InputError, ModelError) as error:
             return self._reply(entry, Status.ERROR, str(error), queue_s=queued_s)
         finally:
             ended_s = time.monotonic()
-            self._busy.append((started_s, ended_s))
+            with self._condition:
+                self._busy.append((started_s, ended_s))
+        self._durations[model.hash].add(ended_s - started_s)
         return Reply(
             server=self.name,
             server_session=self.session,
@@ -151,7 +224,7 @@ class Engine:
             outputs=outputs,
         )
 
-    def _reply(self, entry: _Entry, status: Status, detail: str, queue_s: float = 0.0) -> Reply:
+    def _reply(self, entry: Entry, status: Status, detail: str, queue_s: float = 0.0) -> Reply:
         return Reply(
             server=self.name,
             server_session=self.session,
@@ -162,3 +235,10 @@ class Engine:
             queue_s=queue_s,
             server_s=time.monotonic() - entry.received_s,
         )
+
+
+def _give(entry: Entry, reply: Reply) -> None:
+    try:
+        entry.answer(reply)
+    except Exception:  # one robot's fault must not end the others' service
+        logging.getLogger(__name__).exception('reply %d could not be given', reply.seq)

@@ -3,7 +3,8 @@ the deadline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import contextlib
 from dataclasses import dataclass, field
 import itertools
 import threading
@@ -48,6 +49,7 @@ class OffloadClient:
         self.session = session
         self.directory = directory
         self.preferred_server = ''
+        self.routes: Mapping[str, str] = {}  # model name -> server name, from a fleet planner
         self._transmit = transmit
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -57,7 +59,8 @@ class OffloadClient:
 
     def server_for(self, model: Model) -> tuple[ServerState | None, str]:
         """The server that would run ``model`` now, or None and why."""
-        return self.directory.choose(model.name, model.hash, self.preferred_server)
+        route = self.routes.get(model.name, '')
+        return self.directory.choose(model.name, model.hash, self.preferred_server, route)
 
     def call(
         self,
@@ -106,6 +109,8 @@ class OffloadClient:
             with self._lock:
                 self._pending.pop(number, None)
         if pending.reply is None:
+            if self.directory.holds(server.name, server.session):
+                self._withdraw(server, number)
             raise NoReply(pending.why or f'server {server.name} did not answer in time')
         return pending.reply, pending.received_s - sent_s
 
@@ -116,6 +121,12 @@ class OffloadClient:
         if pending is not None:
             pending.why = why
             pending.done.set()
+
+    def _withdraw(self, server: ServerState, number: int) -> None:
+        """Tell the server that nobody waits any more, so that it need not compute."""
+        request = Request(self.robot, self.session, server.session, number, kind=Kind.CANCEL)
+        with contextlib.suppress(Exception):  # best effort: the budget ends it there too
+            self._transmit(server, request)
 
     def greet(self, server: ServerState) -> None:
         """Send HELLO: its echo marks the server as connected, and keeps the session open there."""

@@ -13,7 +13,7 @@ MAX_SERVERS = 64  # more names than this on one network are noise
 
 @dataclass(frozen=True)
 class ServerState:
-    """One server as last heard. ``models``: name to content hash. ``connected``: both directions
+    """One server as last heard. ``models``: name to content hashes. ``connected``: both directions
     are open."""
 
     name: str
@@ -23,7 +23,7 @@ class ServerState:
     queue_length: int = 0
     queue_limit: int = 0
     busy: float = 0.0
-    models: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, frozenset[str]] = field(default_factory=dict)
     connected: bool = False
 
 
@@ -120,10 +120,13 @@ class ServerDirectory:
             )
 
     def choose(
-        self, model: str, content_hash: str, preferred: str = ''
+        self, model: str, content_hash: str, preferred: str = '', route: str = ''
     ) -> tuple[ServerState | None, str]:
-        """The least loaded server that can run the model (``preferred`` by name wins), or None and
-        why."""
+        """The server to use for a model, or None and why there is none.
+
+        Only ``preferred`` when it is given (a name); else ``route`` if that one can run it now (the
+        fleet planner's choice); else the least loaded.
+        """
         alive = self.alive()
         if preferred:
             alive = [state for state in alive if state.name.strip('/') == preferred.strip('/')]
@@ -133,8 +136,13 @@ class ServerDirectory:
             lost = f' ({self._last_lost} is lost)' if self._last_lost else ''
             return None, f'no server is there{lost}'
         usable = [
-            state for state in alive if state.connected and state.models.get(model) == content_hash
+            state
+            for state in alive
+            if state.connected and content_hash in state.models.get(model, ())
         ]
+        routed = [state for state in usable if route and state.name.strip('/') == route.strip('/')]
+        if routed:
+            return routed[0], ''
         if usable:
             return min(usable, key=lambda state: (state.queue_length, state.busy, state.name)), ''
         return None, '; '.join(_why_not(state, model, content_hash) for state in alive)
@@ -152,10 +160,10 @@ def _why_not(state: ServerState, model: str, content_hash: str) -> str:
             f"server {state.name} has no model '{model}' (it has: {listed}): add it to its "
             'models.yaml'
         )
-    if theirs != content_hash:
+    if content_hash not in theirs:
         return (
-            f"server {state.name} has another '{model}' ({theirs[:8]}, the robot's is "
-            f'{content_hash[:8]}): '
+            f"server {state.name} has another '{model}' "
+            f"({', '.join(sorted(key[:8] for key in theirs))}, the robot's is {content_hash[:8]}): "
             'use the same weights, source and preprocessing on both'
         )
     return f'server {state.name} is connecting'

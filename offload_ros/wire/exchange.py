@@ -24,6 +24,7 @@ class Kind(enum.IntEnum):
 
     INFER = 0
     HELLO = 1
+    CANCEL = 2
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A device lane that is closed afterwards, and strategies and models of milliseconds."""
 
+import faulthandler
 import threading
 import time
 
@@ -11,6 +12,14 @@ from offload_ros.models.config import InputSpec, ModelConfig, Source
 from offload_ros.models.model import Model
 from offload_ros.robot.lane import DeviceLane
 from offload_ros.strategy import Prediction, Result, Unanswered
+
+
+@pytest.fixture(autouse=True)
+def no_endless_wait():
+    """End the run with every thread's place if a test waits for ever."""
+    faulthandler.dump_traceback_later(120, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 class Doubled(nn.Module):

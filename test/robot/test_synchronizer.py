@@ -2,7 +2,8 @@
 
 from itertools import product
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 
 from offload_ros.robot.synchronizer import Synchronizer
@@ -56,8 +57,8 @@ def test_time_that_goes_back_forgets_the_earlier_run():
     synchronizer.add('image', 100.0, 'old')
     synchronizer.add('image', 5.0, 'new')
     assert synchronizer.add('depth', 100.0, 'd old') is None
-    synchronizer.add('image', 6.0, 'new 2')
-    assert synchronizer.add('depth', 6.0, 'd') == {'image': 'new 2', 'depth': 'd'}
+    assert synchronizer.add('depth', 6.0, 'd') is None
+    assert synchronizer.add('image', 6.0, 'new 2') == {'image': 'new 2', 'depth': 'd'}
 
 
 def test_time_that_goes_back_a_little_uses_no_message_twice():

@@ -3,107 +3,63 @@
 
 import asyncio
 import collections
-from collections.abc import Callable, Coroutine, Iterable, MutableMapping
 import os
-from types import SimpleNamespace
-from typing import Any
-
-from .substitution import Substitution
-
 
 class LaunchContext:
     """What actions see of the launch."""
 
-    def __init__(self, *, argv: Iterable[str] | None = None, noninteractive: bool = False) -> None:
-        self.argv = list(argv or ())
-        self.noninteractive = noninteractive
-        self.launch_configurations: dict[str, Any] = {}
-        self.locals = SimpleNamespace()
+    def __init__(self):
+        self.launch_configurations = {}
+        self.environment = os.environ  # as upstream's: that of this process
         self.is_shutdown = False
-        self.asyncio_loop: asyncio.AbstractEventLoop | None = None
-        self._scopes: list[tuple[dict[str, Any], dict[str, str]]] = []
-        self._handlers: list[Any] = []
-        self._queue: collections.deque[Any] = collections.deque()
-        self._activities: set[asyncio.Task[Any]] = set()
-        self._processes: list[Any] = []
-        self._files: list[str] = []  # removed when the launch ends
-        self._on_shutdown: list[Callable[[], Any]] = []
-        self._failures: list[BaseException] = []
-        self._wake = asyncio.Event()
+        self.asyncio_loop = None
+        self.ros_node = None
+        self.files = []  # removed when the launch ends
+        self.processes = []  # those that run
+        self.on_shutdown = []  # functions
+        self.handlers, self.events, self.failures = [], collections.deque(), []
+        self.activities, self.wake = set(), asyncio.Event()
+        self._scopes = []
 
-    @property
-    def environment(self) -> MutableMapping[str, str]:
-        """The environment that processes inherit: as upstream's, that of this process."""
-        return os.environ
-
-    def get_locals_as_dict(self) -> dict[str, Any]:
-        """Return the locals."""
-        return dict(vars(self.locals))
-
-    def extend_locals(self, extensions: dict[str, Any]) -> None:
-        """Set locals."""
-        vars(self.locals).update(extensions)
-
-    def perform_substitution(self, substitution: Substitution) -> str:
-        """Return the text of a substitution."""
-        return substitution.perform(self)
-
-    def register_event_handler(self, event_handler: Any) -> None:
+    def register_event_handler(self, event_handler):
         """Let a handler see events, the newest handler first."""
-        self._handlers.insert(0, event_handler)
+        self.handlers.insert(0, event_handler)
 
-    def unregister_event_handler(self, event_handler: Any) -> None:
+    def unregister_event_handler(self, event_handler):
         """Forget a handler."""
-        self._handlers.remove(event_handler)
+        self.handlers.remove(event_handler)
 
-    def emit_event_sync(self, event: Any) -> None:
+    def emit_event_sync(self, event):
         """Queue an event."""
-        self._queue.append(event)
-        self._wake.set()
+        self.events.append(event)
+        self.wake.set()
 
-    async def emit_event(self, event: Any) -> None:
-        """Queue an event."""
-        self.emit_event_sync(event)
-
-    def _push_scope(self) -> None:
+    def push_scope(self):
+        """Remember configurations and environment."""
         self._scopes.append((dict(self.launch_configurations), dict(os.environ)))
 
-    def _pop_scope(self) -> None:
-        configurations, environment = self._scopes.pop()
-        self.launch_configurations.clear()
-        self.launch_configurations.update(configurations)
-        for name in set(os.environ) - set(environment):
-            del os.environ[name]
-        os.environ.update(environment)
+    def pop_scope(self):
+        """Restore them."""
+        live = (self.launch_configurations, os.environ)
+        for values, saved in zip(live, self._scopes.pop(), strict=True):
+            for name in set(values) - set(saved):
+                del values[name]
+            values.update(saved)
 
-    def _begin_shutdown(self) -> None:
-        self.is_shutdown = True
-        for function in self._on_shutdown:
-            function()
-        for process in self._processes:
-            process.stop(self)
-
-    async def _sleep_unless_shutdown(self, seconds: float) -> None:
-        sleep = asyncio.ensure_future(asyncio.sleep(seconds))
-        self._on_shutdown.append(sleep.cancel)
-        await asyncio.wait([sleep])
-        self._on_shutdown.remove(sleep.cancel)
-
-    def _visit(self, entity: Any) -> None:
+    def visit(self, entity):
         """Visit an entity and, depth first, what it leads to."""
         for child in entity.visit(self) or ():
-            self._visit(child)
+            self.visit(child)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> 'asyncio.Task[Any]':
-        """Start something that the launch waits for."""
+    def spawn(self, work):
+        """Start a coroutine that the launch waits for."""
+        def ended(task):
+            self.activities.discard(task)
+            if not task.cancelled() and task.exception() is not None:
+                self.failures.append(task.exception())
+            self.wake.set()
+
         task = asyncio.ensure_future(work)
-        self._activities.add(task)
-        task.add_done_callback(self._ended)
+        self.activities.add(task)
+        task.add_done_callback(ended)
         return task
-
-    def _ended(self, task: 'asyncio.Task[Any]') -> None:
-        self._activities.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._failures.append(error)
-        self._wake.set()

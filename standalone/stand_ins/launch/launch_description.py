@@ -1,49 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A list of entities to visit."""
+"""What a launch file returns, and the base of what is in it."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+class Action:
+    """Something that a launch does, unless its condition says no."""
 
-from .action import LaunchDescriptionEntity
+    def __init__(self, *, condition=None, **unknown):
+        if unknown:
+            raise TypeError(f'{type(self).__name__}({", ".join(unknown)}=...) is not supported '
+                            'without a ROS 2 installation')
+        self.condition = condition
 
+    def visit(self, context):
+        """Do it and return the entities to visit next."""
+        if self.condition is None or self.condition.evaluate(context):
+            return self.execute(context)
 
-class LaunchDescription(LaunchDescriptionEntity):
-    """What a launch file returns."""
+    def execute(self, context):
+        """Do it, whatever the condition is."""
+        return self.get_sub_entities()
 
-    def __init__(self, initial_entities: Iterable[LaunchDescriptionEntity] | None = None) -> None:
+    def get_sub_entities(self):
+        """Return what is known, without a context, to be visited after this."""
+        return ()
+
+class LaunchDescription(Action):
+    """A list of entities to visit."""
+
+    def __init__(self, initial_entities=None):
+        super().__init__()
         self.entities = list(initial_entities or ())
 
-    def visit(self, context: Any) -> Iterable[Any]:
+    def get_sub_entities(self):
         return self.entities
 
-    def get_sub_entities(self) -> Iterable[Any]:
-        return self.entities
-
-    def add_entity(self, entity: LaunchDescriptionEntity) -> None:
+    def add_action(self, action):
         """Append an entity."""
-        self.entities.append(entity)
-
-    add_action = add_entity
-
-    def get_launch_arguments(self, conditional_inclusion: bool = False) -> list[Any]:
-        """Return the declared arguments, those of included files too, each name once."""
-        found: dict[str, Any] = {}
-        for argument, conditional, _ in _declared(self, conditional_inclusion, frozenset()):
-            argument._conditionally_included = conditional
-            found.setdefault(argument.name, argument)
-        return list(found.values())
-
-
-def _declared(
-    entity: Any, conditional: bool, given: frozenset[str]
-) -> Iterator[tuple[Any, bool, frozenset[str]]]:
-    """Yield (argument, whether conditional, names that includes on the way there give)."""
-    from .actions import DeclareLaunchArgument, IncludeLaunchDescription
-
-    conditional = conditional or entity.condition is not None
-    if isinstance(entity, DeclareLaunchArgument):
-        yield entity, conditional, given
-    if isinstance(entity, IncludeLaunchDescription):
-        given |= {name for name, _ in entity.launch_arguments if isinstance(name, str)}
-    for child in entity.get_sub_entities():
-        yield from _declared(child, conditional, given)
+        self.entities.append(action)

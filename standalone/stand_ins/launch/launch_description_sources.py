@@ -3,61 +3,41 @@
 
 import importlib.util
 import os
-from typing import Any
 
 from ._unsupported import explain
-from .launch_description import LaunchDescription
-from .substitution import normalize, perform
+from .substitutions import perform
 
 __getattr__ = explain(__name__)
-
-
-class InvalidLaunchFileError(Exception):
-    """The file is not a launch file."""
-
 
 class LaunchDescriptionSource:
     """A launch description that exists already."""
 
-    def __init__(self, launch_description: Any = None, location: Any = '') -> None:
+    def __init__(self, launch_description):
         self._description = launch_description
-        self._location = normalize(location)
-        self.location = ''
 
-    def get_launch_description(self, context: Any) -> LaunchDescription:
-        """Return the description, read once."""
-        self.location = perform(context, self._location)
-        if self._description is None:
-            self._description = _load(self.location)
+    def get_launch_description(self, context):
         return self._description
 
-
 class PythonLaunchDescriptionSource(LaunchDescriptionSource):
-    """A Python launch file, given by its path."""
+    """A Python launch file, given by its path, read once."""
 
-    def __init__(self, launch_file_path: Any) -> None:
-        super().__init__(None, launch_file_path)
+    def __init__(self, launch_file_path):
+        super().__init__(None)
+        self._path = launch_file_path
 
+    def get_launch_description(self, context):
+        if self._description is None:
+            self._description = _load(perform(context, self._path))
+        return self._description
 
-class AnyLaunchDescriptionSource(PythonLaunchDescriptionSource):
-    """A launch file of any kind; only Python is known here."""
-
-
-def _load(path: str) -> LaunchDescription:
-    """Run a launch file's `generate_launch_description`."""
-    if not path.endswith('.py'):
-        raise InvalidLaunchFileError(
-            f"'{path}': only Python launch files are supported without a ROS 2 installation"
-        )
+def _load(path):
     if not os.path.isfile(path):
         raise FileNotFoundError(f"launch file '{path}' does not exist")
+    if not path.endswith('.py'):
+        raise RuntimeError(f"'{path}': only Python launch files work without a ROS 2 installation")
     spec = importlib.util.spec_from_file_location('python_launch_file', path)
-    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, 'generate_launch_description'):
-        raise InvalidLaunchFileError(
-            f"launch file at '{path}' does not contain the required function "
-            "'generate_launch_description()'"
-        )
+        raise RuntimeError(f"launch file '{path}' has no generate_launch_description()")
     return module.generate_launch_description()

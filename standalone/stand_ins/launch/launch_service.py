@@ -2,96 +2,71 @@
 """Runs launch descriptions until everything has ended."""
 
 import asyncio
-from collections.abc import Iterable
 import os
 import signal
 import traceback
 
 from . import logging
-from .events import Event, Shutdown
-from .events.process import ShutdownProcess, SignalProcess
+from .events import Shutdown
+from .events.process import ShutdownProcess
 from .launch_context import LaunchContext
-from .launch_description import LaunchDescription
-
 
 class LaunchService:
     """One launch."""
 
-    def __init__(
-        self,
-        *,
-        argv: Iterable[str] | None = None,
-        noninteractive: bool = False,
-        debug: bool = False,
-    ) -> None:
-        self.context = LaunchContext(argv=argv, noninteractive=noninteractive)
-        self._descriptions: list[LaunchDescription] = []
-        self._debug = debug
-        self._logger = logging.get_logger()
-        self._return_code = 0
+    def __init__(self, *, argv=None, noninteractive=False, debug=False):
+        self.context = LaunchContext()
+        self._descriptions, self._debug, self._return_code = [], debug, 0
+        self._logger = logging.get_logger('launch')
 
-    @property
-    def event_loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop while running."""
-        return self.context.asyncio_loop
-
-    def include_launch_description(self, launch_description: LaunchDescription) -> None:
-        """Add a description, also while running (from the loop's thread)."""
+    def include_launch_description(self, launch_description):
+        """Add a description before the launch runs."""
         self._descriptions.append(launch_description)
-        self.context._wake.set()
 
-    def emit_event(self, event: Event) -> None:
+    def emit_event(self, event):
         """Emit an event, from any thread."""
-        if self.event_loop is None:
-            self.context.emit_event_sync(event)
-        else:
-            self.event_loop.call_soon_threadsafe(self.context.emit_event_sync, event)
+        if (loop := self.context.asyncio_loop) is not None:
+            loop.call_soon_threadsafe(self.context.emit_event_sync, event)
 
-    def shutdown(self, force_sync: bool = False) -> None:
+    def shutdown(self):
         """End the launch, from any thread; nothing if it does not run."""
-        if self.event_loop is not None:
-            self.emit_event(Shutdown(reason='LaunchService.shutdown() called'))
+        self.emit_event(Shutdown(reason='LaunchService.shutdown() called'))
 
-    def run(self, *, shutdown_when_idle: bool = True) -> int:
-        """Launch; return 0, or 1 when launching failed."""
-        return asyncio.run(self.run_async(shutdown_when_idle=shutdown_when_idle))
+    def run(self, *, shutdown_when_idle=True):
+        """Launch, in the main thread; return 0, or 1 when launching failed."""
+        return asyncio.run(self._run(shutdown_when_idle))
 
-    async def run_async(self, *, shutdown_when_idle: bool = True) -> int:
-        """Launch; return 0, or 1 when launching failed."""
+    async def _run(self, shutdown_when_idle):
         context, loop = self.context, asyncio.get_running_loop()
-        context.asyncio_loop, context._wake = loop, asyncio.Event()
+        context.asyncio_loop, context.wake = loop, asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
-        logging.start_log_file()
         try:
-            while True:
+            while context.activities or not context.is_shutdown:
                 self._work()
-                if not context._activities and not context._queue:
-                    if context.is_shutdown:
-                        return self._return_code
-                    if shutdown_when_idle:
-                        context.emit_event_sync(Shutdown(reason='idle'))
-                        continue
-                await context._wake.wait()
-                context._wake.clear()
+                if not context.activities and shutdown_when_idle:
+                    self._handle(Shutdown(reason='idle'))
+                elif context.activities or not context.is_shutdown:
+                    await context.wake.wait()
+                    context.wake.clear()
+            return self._return_code
         finally:
             context.asyncio_loop = None
-            for path in context._files:
+            for path in context.files:
                 os.unlink(path)
 
-    def _work(self) -> None:
+    def _work(self):
         """Visit new descriptions, handle events, report failures, until nothing is left."""
         context = self.context
-        while self._descriptions or context._queue or context._failures:
+        while self._descriptions or context.events or context.failures:
             try:
-                if context._failures:
-                    raise context._failures.pop()
+                if context.failures:
+                    raise context.failures.pop()
                 if self._descriptions:
-                    context._visit(self._descriptions.pop(0))
+                    context.visit(self._descriptions.pop(0))
                 else:
-                    self._handle(context._queue.popleft())
+                    self._handle(context.events.popleft())
             except Exception as error:
-                self._logger.debug(''.join(traceback.format_exception(error)))
                 if self._debug:
                     traceback.print_exception(error)
                 reason = f'Caught exception in launch (see debug for traceback): {error}'
@@ -99,35 +74,30 @@ class LaunchService:
                 self._return_code = 1
                 context.emit_event_sync(Shutdown(reason=reason))
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event):
         context = self.context
         if isinstance(event, Shutdown):
             if context.is_shutdown:
                 return
-            context._begin_shutdown()
-        elif isinstance(event, (ShutdownProcess, SignalProcess)):
-            for process in filter(event.process_matcher, context._processes):
-                if isinstance(event, SignalProcess):
-                    process.signal(event.signal)
-                else:
-                    process.stop(context)
-        for handler in tuple(context._handlers):
+            context.is_shutdown = True
+            for process in context.processes:
+                process.stop(context)
+            for function in context.on_shutdown:
+                function()
+        elif isinstance(event, ShutdownProcess):
+            for process in filter(event.process_matcher, context.processes):
+                process.stop(context)
+        for handler in tuple(context.handlers):
             if handler.matches(event):
-                context.extend_locals({'event': event})
                 for entity in handler.handle(event, context):
-                    context._visit(entity)
+                    context.visit(entity)
 
-    def _on_signal(self, number: signal.Signals) -> None:
-        name = signal.Signals(number).name
-        text = (
-            'user interrupted with ctrl-c (SIGINT)'
-            if number == signal.SIGINT
-            else f'user interrupted with {name}'
-        )
+    def _on_signal(self, number):
+        name = 'ctrl-c (SIGINT)' if number == signal.SIGINT else signal.Signals(number).name
         if self.context.is_shutdown:
-            self._logger.warning(f'{text} again, ignoring...')
+            self._logger.warning(f'user interrupted with {name} again, ignoring...')
             return
-        self._logger.warning(text)
+        self._logger.warning(f'user interrupted with {name}')
         if number != signal.SIGINT:
             self._return_code = 1  # upstream's too: only Ctrl-C is the regular end
-        self.context.emit_event_sync(Shutdown(reason=text, due_to_sigint=number == signal.SIGINT))
+        self.emit_event(Shutdown(reason=name, due_to_sigint=number == signal.SIGINT))

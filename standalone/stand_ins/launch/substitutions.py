@@ -1,127 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The substitutions of launch files."""
-
-from collections.abc import Iterable
-import importlib
-import os
-from typing import Any
+"""Values that are known only while launching, and how text, paths and mixtures become them."""
 
 from ._unsupported import explain
-from .substitution import Substitution, SubstitutionFailure, normalize, perform
 
 __getattr__ = explain(__name__)
 
+class SubstitutionFailure(Exception):
+    """A substitution has no value here."""
 
-def _describe(value: Any) -> str:
-    return ' + '.join(part.describe() for part in normalize(value))
-
+class Substitution:
+    """What is turned into text by perform(context); `--show-args` shows describe()."""
 
 class TextSubstitution(Substitution):
     """Plain text."""
 
-    def __init__(self, *, text: str) -> None:
-        if not isinstance(text, str):
-            raise TypeError(f'TextSubstitution takes text, got {text!r}')
+    def __init__(self, *, text):
         self.text = text
 
-    def perform(self, context: Any) -> str:
+    def perform(self, context):
         return self.text
 
-    def describe(self) -> str:
+    def describe(self):
         return f"'{self.text}'"
 
+class _Variable(Substitution):
+    def __init__(self, name, default):
+        self.name, self._default = normalize(name), default
 
-class LaunchConfiguration(Substitution):
+    def perform(self, context):
+        name, values = perform(context, self.name), getattr(context, self._values)
+        if name not in values and self._default is None:
+            raise SubstitutionFailure(f"{self._kind} '{name}' does not exist")
+        return values[name] if name in values else perform(context, self._default)
+
+    def describe(self):
+        return f'{self._shown}({describe(self.name)})'
+
+class LaunchConfiguration(_Variable):
     """The value of a launch argument."""
 
-    def __init__(self, variable_name: Any, *, default: Any = None) -> None:
-        self.variable_name = normalize(variable_name)
-        if default is not None and not isinstance(default, (str, Substitution, list, tuple)):
-            default = str(default)
-        self.default = default
+    _values, _kind, _shown = 'launch_configurations', 'launch configuration', 'LaunchConfig'
 
-    def perform(self, context: Any) -> str:
-        name = perform(context, self.variable_name)
-        if name in context.launch_configurations:
-            return context.launch_configurations[name]
-        if self.default is None:
-            raise SubstitutionFailure(f"launch configuration '{name}' does not exist")
-        return perform(context, self.default)
+    def __init__(self, variable_name, *, default=None):
+        super().__init__(variable_name, default)
 
-    def describe(self) -> str:
-        return f'LaunchConfig({_describe(self.variable_name)})'
-
-
-class EnvironmentVariable(Substitution):
+class EnvironmentVariable(_Variable):
     """The value of an environment variable."""
 
-    def __init__(self, name: Any, *, default_value: Any = None) -> None:
-        self.name = normalize(name)
-        self.default_value = default_value
+    _values, _kind, _shown = 'environment', 'environment variable', 'EnvVar'
 
-    def perform(self, context: Any) -> str:
-        name = perform(context, self.name)
-        if name in context.environment:
-            return context.environment[name]
-        if self.default_value is None:
-            raise SubstitutionFailure(f"environment variable '{name}' does not exist")
-        return perform(context, self.default_value)
+    def __init__(self, name, *, default_value=None):
+        super().__init__(name, default_value)
 
-    def describe(self) -> str:
-        return f'EnvVar({_describe(self.name)})'
+def normalize(value):
+    """Return text, a substitution, a path or a mixture of them as a list of substitutions."""
+    if isinstance(value, Substitution):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [part for item in value for part in normalize(item)]
+    if isinstance(value, str) or hasattr(value, '__fspath__'):
+        return [TextSubstitution(text=str(value))]
+    raise TypeError(f'expected text or a substitution, got {value!r}')
 
+def describe(value):
+    """Return the form that `--show-args` shows of everything that normalize takes."""
+    return ' + '.join(part.describe() for part in normalize(value))
 
-class PathJoinSubstitution(Substitution):
-    """Parts of a path, joined with the separator."""
+def perform(context, value):
+    """Return the text of everything that normalize takes."""
+    return ''.join(part.perform(context) for part in normalize(value))
 
-    def __init__(self, substitutions: Iterable[Any]) -> None:
-        self.substitutions = [normalize(part) for part in substitutions]
-
-    def perform(self, context: Any) -> str:
-        return os.path.join(*(perform(context, part) for part in self.substitutions))
-
-    def describe(self) -> str:
-        return f'PathJoin({", ".join(map(_describe, self.substitutions))})'
-
-
-class PythonExpression(Substitution):
-    """The result of a Python expression, as text; the names of `math` are known in it."""
-
-    def __init__(self, expression: Any, python_modules: Any = ('math',)) -> None:
-        self.expression = normalize(expression)
-        modules = [python_modules] if isinstance(python_modules, str) else python_modules
-        self.python_modules = [normalize(name) for name in modules]
-
-    def perform(self, context: Any) -> str:
-        names: dict[str, Any] = {}
-        for parts in self.python_modules:
-            name = perform(context, parts)
-            names[name] = importlib.import_module(name)
-            if name == 'math':
-                names.update(vars(names[name]))
-        return str(eval(perform(context, self.expression), {}, names))
-
-    def describe(self) -> str:
-        return f'PythonExpr({_describe(self.expression)})'
-
-
-class _LaunchFileSubstitution(Substitution):
-    _key = ''
-
-    def perform(self, context: Any) -> str:
-        value: str | None = getattr(context.locals, self._key, None)
-        if value is None:
-            raise SubstitutionFailure(f'{type(self).__name__} used outside of a launch file')
-        return value
-
-
-class ThisLaunchFileDir(_LaunchFileSubstitution):
-    """The folder of the launch file that is being read."""
-
-    _key = 'current_launch_file_directory'
-
-
-class ThisLaunchFile(_LaunchFileSubstitution):
-    """The path of the launch file that is being read."""
-
-    _key = 'current_launch_file_path'
+def perform_typed(context, value, kind):
+    """Return a bool or a float that may be given as a substitution."""
+    if isinstance(value, (int, float)):
+        return kind(value)
+    text = perform(context, value).strip()
+    if kind is bool and text.lower() not in ('true', 'false', '1', '0'):
+        raise ValueError(f"expected 'true', 'false', '1' or '0', got '{text}'")
+    return text.lower() in ('true', '1') if kind is bool else kind(text)

@@ -1,0 +1,142 @@
+"""The robot's contact with servers: who is alive, the topics to and from them, greetings."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+import uuid
+
+from rclpy.exceptions import InvalidHandle
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+
+from offload_ros.msg import InferenceReply, InferenceRequest, ServerHeartbeat
+from offload_ros.nodes.messages import (
+    message_to_reply,
+    message_to_server_state,
+    request_to_message,
+)
+from offload_ros.nodes.topics import CONTROL, HEARTBEAT, HEARTBEAT_TOPIC, HELLO_S, valid_node_name
+from offload_ros.wire.client import OffloadClient
+from offload_ros.wire.directory import ServerDirectory, ServerState
+from offload_ros.wire.exchange import Request
+from offload_ros.wire.tensors import Limits
+
+
+class ServerContacts:
+    """Topics and bookkeeping around ``ServerDirectory`` and ``OffloadClient``.
+
+    Everything but ``transmit`` is called in the node's executor.
+    """
+
+    def __init__(self, node: Node, limits: Limits, lost_after_s: float) -> None:
+        self._node = node
+        self._limits = limits
+        self.directory = ServerDirectory(lost_after_s)
+        self.client = OffloadClient(
+            node.get_fully_qualified_name(), uuid.uuid4().hex[:16], self.directory, self.transmit
+        )
+        self._requests: dict[str, Publisher] = {}  # server name -> its request topic
+        self._greeted_s: dict[str, float] = {}
+        self._ready: set[str] = set()  # servers with both directions open
+        self._subscriptions = [
+            node.create_subscription(
+                InferenceReply, f'{self.client.robot}/reply', self._on_reply, CONTROL
+            ),
+            node.create_subscription(
+                ServerHeartbeat, HEARTBEAT_TOPIC, self._on_heartbeat, HEARTBEAT
+            ),
+        ]
+
+    def transmit(self, server: ServerState, request: Request) -> None:
+        """Publish a request; called from the pipelines' threads too."""
+        publisher = self._requests.get(server.name)
+        try:
+            if publisher is not None:
+                publisher.publish(request_to_message(request))
+                return
+        except InvalidHandle:
+            pass  # destroyed by the executor's thread since it was looked up: the server is lost
+        self.client.cancel(request.seq, f'server {server.name} is lost')
+
+    def watch(self) -> None:
+        """Notice silent servers; to be called every few ten milliseconds."""
+        for name in self.directory.expire():
+            self._node.get_logger().warning(f'server {name} is lost: this robot computes by itself')
+            self._close(name)
+
+    def heartbeats(self) -> list[ServerHeartbeat]:
+        """Alive servers for the status message."""
+        return [
+            ServerHeartbeat(
+                server=state.name,
+                session=state.session,
+                runtime=state.runtime,
+                device=state.device,
+                queue_length=state.queue_length,
+                queue_limit=state.queue_limit,
+                busy=state.busy,
+            )
+            for state in self.directory.alive()
+        ]
+
+    def close(self) -> None:
+        """Destroy all topics; calls that still wait end with the reason."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        for name in list(self._requests):
+            self._close(name)
+        for state in self.directory.alive():
+            self.directory.leave(state.name, state.session)
+
+    def _on_reply(self, message: Any) -> None:
+        self.client.on_reply(message_to_reply(message, self._limits))
+
+    def _on_heartbeat(self, message: Any) -> None:
+        log = self._node.get_logger()
+        if not valid_node_name(message.server):
+            log.warning(
+                f'a heartbeat names the server {message.server[:80]!r}, which is no node name: '
+                'dropped',
+                throttle_duration_sec=10.0,
+            )
+            return
+        if message.closing:
+            if self.directory.leave(message.server, message.session):
+                log.warning(f'server {message.server} ends: this robot computes by itself')
+                self._close(message.server)
+            return
+        state = message_to_server_state(message)
+        if self.directory.heard(state):
+            self._open(state)
+        self._greet(state)
+
+    def _open(self, state: ServerState) -> None:
+        """A server (or a new life of it) appeared."""
+        self._close(state.name)
+        self._requests[state.name] = self._node.create_publisher(
+            InferenceRequest, f'{state.name}/request', CONTROL
+        )
+        self._node.get_logger().info(
+            f'server {state.name} is there ({state.device}, models: {", ".join(state.models)})'
+        )
+
+    def _close(self, server: str) -> None:
+        self._greeted_s.pop(server, None)
+        self._ready.discard(server)
+        publisher = self._requests.pop(server, None)
+        if publisher is not None:
+            self._node.destroy_publisher(publisher)
+
+    def _greet(self, state: ServerState) -> None:
+        """With every heartbeat until it is connected, later now and then to show that we live."""
+        now = time.monotonic()
+        connected = any(
+            known.name == state.name and known.connected for known in self.directory.alive()
+        )
+        if connected and state.name not in self._ready:
+            self._ready.add(state.name)
+            self._node.get_logger().info(f'server {state.name} is ready')
+        if not connected or now - self._greeted_s.get(state.name, 0.0) > HELLO_S:
+            self._greeted_s[state.name] = now
+            self.client.greet(state)
