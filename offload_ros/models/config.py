@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+import math
 import re
 from typing import Any
 
@@ -20,6 +21,9 @@ INPUT_TYPES = (
     'sensor_msgs/msg/LaserScan',
 )
 # Encodings whose pixels fit one tensor dtype; conversions between colour orders are cv_bridge's.
+MAX_PIXELS = 16384  # of one side; beyond it is a slip of the keyboard, found before memory is taken
+MAX_AXES = 8  # as many as travel
+MAX_VALUES = 2**32
 ENCODINGS = ('rgb8', 'bgr8', 'mono8', 'mono16', '16UC1', '32FC1', 'passthrough')
 
 
@@ -51,6 +55,14 @@ class InputSpec:
             all(extent is None or extent > 0 for extent in self.shape),
             f"input '{self.name}': shape has extents above 0, or null for any",
         )
+        _rule(
+            len(self.shape) <= MAX_AXES,
+            f"input '{self.name}': shape has more than {MAX_AXES} axes",
+        )
+        _rule(
+            math.prod(extent or 1 for extent in self.shape) <= MAX_VALUES,
+            f"input '{self.name}': shape has more than {MAX_VALUES} values",
+        )
 
 
 @dataclass(frozen=True)
@@ -72,8 +84,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.resize is not None:
             _rule(
-                len(self.resize) == 2 and min(self.resize) > 0,
-                'preprocess.resize: two pixel counts, [height, width]',
+                len(self.resize) == 2 and 0 < min(self.resize) and max(self.resize) <= MAX_PIXELS,
+                f'preprocess.resize: two pixel counts, [height, width], from 1 to {MAX_PIXELS}',
             )
         _rule(
             not self.letterbox or self.resize is not None,
@@ -84,6 +96,8 @@ class Preprocess:
             'preprocess.mean and preprocess.std: one number each per channel',
         )
         _rule(all(value != 0 for value in self.std), 'preprocess.std: must not be 0')
+        numbers = (self.fill, self.scale, *self.mean, *self.std)
+        _rule(all(map(math.isfinite, numbers)), 'preprocess: every number must be finite')
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,14 @@ class Source:
         _rule(
             self.task.startswith('AutoModel'),
             "source.task: a class of transformers, 'AutoModel...'",
+        )
+        _rule(
+            0 <= self.seed < 2**63,
+            f'source.seed: a whole number from 0 to {2**63 - 1}',
+        )
+        _rule(
+            not (self.transformers and 'trust_remote_code' in self.arguments),
+            'source.arguments: trust_remote_code would run code from the network',
         )
 
 
@@ -163,6 +185,7 @@ class ModelConfig:
             len(set(names)) == len(names), f"model '{self.name}': two inputs have one name: {names}"
         )
         _rule(bool(self.outputs), f"model '{self.name}': outputs is empty")
+        _rule(all(self.outputs), f"model '{self.name}': an output name is empty")
         _rule(
             len(set(self.outputs)) == len(self.outputs),
             f"model '{self.name}': two outputs have one name: {list(self.outputs)}",

@@ -39,6 +39,12 @@ def parse_models(text: str, base: Path | None = None) -> list[ModelConfig]:
         document = yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         raise ConfigError(f'not valid YAML: {" ".join(str(error).split())}') from None
+    except RecursionError:
+        raise ConfigError('not valid YAML: it is nested too deeply') from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # e.g. a date of month 99, which YAML takes for one
+        raise ConfigError(f'not valid YAML: {error}') from None
     if not isinstance(document, dict) or not isinstance(document.get('models'), dict):
         raise ConfigError("must be a mapping with the key 'models' holding one mapping per model")
     _known_keys('the file', document, {'models'})
@@ -123,9 +129,13 @@ def _source(where: str, entry: Any, base: Path) -> Source:
         text = values.get(kind, '')
         # A hub id looks like a relative path: only what is there, or is written as a path, counts
         # as a file.
-        local = (base / Path(text).expanduser()).resolve() if text else None
-        if local is not None and (kind == 'export' or text[0] in './~' or local.exists()):
-            if not local.exists():
+        try:
+            local = (base / Path(text).expanduser()).resolve() if text else None
+            there = local is not None and local.exists()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, a zero byte
+            raise ConfigError(f'{where}: {kind}: {text!r} is not a path: {error}') from None
+        if local is not None and (kind == 'export' or text[0] in './~' or there):
+            if not there:
                 raise ConfigError(f'{where}: {kind}: {local} does not exist')
             values[kind] = str(local)
     return _build(where, Source, **values)
@@ -134,7 +144,10 @@ def _source(where: str, entry: Any, base: Path) -> Source:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError('a number')
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise TypeError('a number that fits a float') from None
 
 
 def _integer(value: Any) -> int:

@@ -69,7 +69,10 @@ def decode_image(data: torch.Tensor) -> torch.Tensor:
     if broken."""
     if data.dtype != torch.uint8:
         raise InputError(f'compressed images are bytes, not {data.dtype}')
-    decoded = cv2.imdecode(data.cpu().numpy(), cv2.IMREAD_COLOR) if data.numel() else None
+    try:
+        decoded = cv2.imdecode(data.cpu().numpy(), cv2.IMREAD_COLOR) if data.numel() else None
+    except cv2.error:  # e.g. it announces more pixels than OpenCV takes
+        decoded = None
     if decoded is None:
         raise InputError(f'the compressed image ({data.numel()} bytes) cannot be decoded')
     return torch.from_numpy(np.ascontiguousarray(decoded[:, :, ::-1])).to(data.device)

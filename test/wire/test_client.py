@@ -69,7 +69,7 @@ def client(directory, network):
 
 @pytest.fixture
 def server(directory):
-    state = ServerState('/server', 's1', models={'vit': 'abc'})
+    state = ServerState('/server', 's1', models={'vit': frozenset({'abc'})})
     directory.heard(state)
     return state
 
@@ -261,7 +261,7 @@ def test_unanswered_hellos_do_not_pile_up(client, server, network):
 
 def test_preferred_server_is_asked_for(client, directory, server):
     for name in ('/server', '/b'):
-        directory.heard(ServerState(name, 's1', queue_length=name == '/b', models={'vit': 'abc'}))
+        directory.heard(ServerState(name, 's1', queue_length=name == '/b', models={'vit': frozenset({'abc'})}))
         directory.connect(name, 's1')
     assert client.server_for(MODEL)[0].name == '/server'
     client.preferred_server = 'b'

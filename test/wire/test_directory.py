@@ -11,7 +11,7 @@ HASH = 'a1b2c3d4e5f6'
 
 def state(name='/server', session='s1', **fields):
     """Return a heartbeat of a server that has the model 'vit'."""
-    return ServerState(name, session, **{'models': {'vit': HASH}, **fields})
+    return ServerState(name, session, **{'models': {'vit': frozenset({HASH})}, **fields})
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_why_there_is_no_server_names_the_lost_one(directory, clock):
 
 
 def test_missing_model_is_named_with_those_that_are_there(directory):
-    connect(directory, state(models={'sconet': 'x', 'kapao': 'y'}), state('/empty', models={}))
+    connect(directory, state(models={'sconet': frozenset('x'), 'kapao': frozenset('y')}), state('/empty', models={}))
     chosen, why = directory.choose('vit', HASH)
     assert chosen is None
     assert why == (
@@ -179,7 +179,7 @@ def test_missing_model_is_named_with_those_that_are_there(directory):
 
 
 def test_other_content_is_named_with_both_hashes(directory):
-    connect(directory, state(models={'vit': '1234567890'}))
+    connect(directory, state(models={'vit': frozenset({'1234567890'})}))
     assert directory.choose('vit', HASH) == (
         None,
         "server /server has another 'vit' (12345678, the robot's is a1b2c3d4): "
