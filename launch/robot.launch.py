@@ -47,6 +47,12 @@ def generate_launch_description():
                 description='CPU threads of an operator; 0: all',
             ),
             DeclareLaunchArgument(
+                'autostart',
+                default_value='true',
+                choices=['true', 'false'],
+                description='configure and activate at start; false: by ros2 lifecycle set',
+            ),
+            DeclareLaunchArgument(
                 'log_level',
                 default_value='info',
                 choices=['debug', 'info', 'warn', 'error'],
@@ -67,6 +73,9 @@ def generate_launch_description():
                         'models_file': LaunchConfiguration('models_file'),
                         'device': LaunchConfiguration('device'),
                         'threads': ParameterValue(LaunchConfiguration('threads'), value_type=int),
+                        'autostart': ParameterValue(
+                            LaunchConfiguration('autostart'), value_type=bool
+                        ),
                         'use_sim_time': ParameterValue(
                             LaunchConfiguration('use_sim_time'), value_type=bool
                         ),

@@ -57,7 +57,7 @@ fi
   die "no ROS 2 wheels exist for $(uname -m): install ROS 2 for it, source its setup.bash, and run make again"
 python="$(command -v python3 || true)"
 need=()
-[ -n "$python" ] || need+=(python3)
+[ -n "$python" ] || need+=(python3 python3-venv python3-dev)
 if [ -n "$python" ]; then
   "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
     die "Python 3.10 to 3.13 is needed, python3 is $("$python" --version): put another one first in PATH"
