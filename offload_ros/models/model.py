@@ -16,6 +16,7 @@ from offload_ros.models.config import ModelConfig
 from offload_ros.models.errors import InputError, ModelError
 from offload_ros.models.preprocess import ImagePreprocess
 from offload_ros.models.sources import load_network
+from offload_ros.wire.tensors import CODE_OF_DTYPE, MAX_AXES, data_of
 
 # Encoding of an image to the channels and dtype of its pixels.
 _PIXELS = {
@@ -103,17 +104,15 @@ class Model:
         The first run compiles kernels, and finds wrong output names before a frame does.
         """
         examples = {}
-        for spec in self.config.inputs:
-            channels, dtype = _PIXELS.get(spec.encoding, (None, torch.uint8))
+        resize = self.preprocess.spec.resize if self.preprocess is not None else None
+        for index, spec in enumerate(self.config.inputs):
+            channels, dtype = _PIXELS.get(spec.encoding, (None, None))
             shape = tuple(spec.shape)
-            if (
-                not shape
-                and self.preprocess is not None
-                and self.preprocess.spec.resize is not None
-            ):
+            if index == 0 and resize is not None and len(shape) <= 3:
                 # Whatever the camera's size, the network sees this one.
-                shape = (*self.preprocess.spec.resize, channels)
-            if not shape or None in shape or spec.type != 'sensor_msgs/msg/Image':
+                size = (*resize, channels)
+                shape = tuple(shape[axis] or size[axis] for axis in range(len(shape))) or size
+            if not shape or None in shape or dtype is None or spec.type != 'sensor_msgs/msg/Image':
                 return False
             examples[spec.name] = torch.zeros([int(extent or 0) for extent in shape], dtype=dtype)
         self.run(examples)
@@ -132,6 +131,9 @@ class Model:
                     'mend outputs in models.yaml'
                 )
             result = [result[name] for name in names]
+        if not isinstance(result, (tuple, list)):
+            kind = type(result).__name__
+            raise ModelError(f"model '{self.name}' returns {kind}, only tensors can be sent")
         if len(result) != len(names):
             raise ModelError(
                 f"model '{self.name}' returns {len(result)} outputs, models.yaml names {len(names)}"
@@ -139,6 +141,12 @@ class Model:
         if not all(isinstance(tensor, torch.Tensor) for tensor in result):
             kinds = [type(tensor).__name__ for tensor in result]
             raise ModelError(f"model '{self.name}' returns {kinds}, only tensors can be sent")
+        for name, tensor in zip(names, result, strict=True):
+            if tensor.dtype not in CODE_OF_DTYPE or tensor.ndim > MAX_AXES:
+                raise ModelError(
+                    f"model '{self.name}', output '{name}': {tensor.dtype} of {tensor.ndim} axes "
+                    'cannot be sent'
+                )
         return dict(zip(names, result, strict=True))
 
 
@@ -159,19 +167,25 @@ def load_model(config: ModelConfig, device: str = 'cpu') -> Model:
     try:
         model.warm_up()
     except InputError as error:
-        raise ModelError(str(error)) from error
+        raise ModelError(f"model '{config.name}' does not fit its inputs: {error}") from error
     return model
 
 
 def check_device(device: str) -> None:
     """``ModelError`` unless torch can compute on ``device`` here."""
     try:
-        kind = torch.device(device).type
+        wanted = torch.device(device)
     except RuntimeError:
-        raise ModelError(f"device '{device}' is not one: cpu, cuda, cuda:0, ...") from None
-    if kind == 'cuda' and not torch.cuda.is_available():
+        wanted = torch.device('meta')
+    if wanted.type not in ('cpu', 'cuda'):
+        raise ModelError(f"device '{device}' is not one: cpu, cuda, cuda:0, ...")
+    if wanted.type == 'cuda' and not torch.cuda.is_available():
         raise ModelError(
             f"device '{device}': torch {torch.__version__} sees no CUDA device here; use cpu"
+        )
+    if wanted.type == 'cuda' and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"device '{device}': there are {torch.cuda.device_count()} here, counted from cuda:0"
         )
 
 
@@ -205,10 +219,11 @@ def _content_hash(config: ModelConfig, module: nn.Module, identity: Mapping[str,
     }
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
-        data = tensor.detach().cpu().contiguous().reshape(-1)
-        if data.numel():
-            digest.update(memoryview(data.view(torch.uint8).numpy()))
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
+            digest.update(data_of(tensor))
+        else:  # a module's extra state
+            digest.update(f'{name} {tensor!r}'.encode())
     return digest.hexdigest()
 
 

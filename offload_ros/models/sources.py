@@ -49,17 +49,22 @@ def load_network(source: Source) -> Network:
 def _from_factory(source: Source) -> Network:
     module_name, function_name = source.python.split(':')
     try:
-        factory = getattr(importlib.import_module(module_name), function_name)
+        imported = importlib.import_module(module_name)
     except ImportError as error:
-        raise ModelError(f'{source.python}: cannot import: {error}') from error
-    except AttributeError as error:
-        raise ModelError(f"{source.python}: {module_name} has no '{function_name}'") from error
+        raise ModelError(f'{source.python}: cannot import: {_first_line(error)}') from error
+    except Exception as error:  # importing runs foreign code
+        kind = type(error).__name__
+        raise ModelError(f'{source.python}: cannot import: {kind}: {_first_line(error)}') from error
+    factory = getattr(imported, function_name, None)
+    if factory is None:
+        raise ModelError(f"{source.python}: {module_name} has no '{function_name}'")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
         try:
             module = factory(**source.arguments)
         except Exception as error:  # foreign code: whatever it raises is the operator's to read
-            raise ModelError(f'{source.python}: {type(error).__name__}: {error}') from error
+            kind = type(error).__name__
+            raise ModelError(f'{source.python}: {kind}: {_first_line(error)}') from error
     if not isinstance(module, nn.Module):
         raise ModelError(f'{source.python} returned {type(module).__name__}, not a torch.nn.Module')
     trained = getattr(module, 'weights_trained', None)
@@ -90,6 +95,7 @@ def _from_export(source: Source) -> Network:
 def _from_transformers(source: Source) -> Network:
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()  # a node's log is no terminal
     name = source.transformers
     try:
         auto_class = getattr(transformers, source.task)
@@ -97,20 +103,38 @@ def _from_transformers(source: Source) -> Network:
         raise ModelError(f"source.task: transformers has no '{source.task}'") from None
     remark = ''
     try:
-        config = transformers.AutoConfig.from_pretrained(name, **source.arguments)
-        if _has_weights(name):
-            # safetensors only: a pickled checkpoint could run code.
-            module = auto_class.from_pretrained(name, config=config, use_safetensors=True)
-            trained = True
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(source.seed)
-                module = auto_class.from_config(config)
-            trained = False
-            remark = (
-                f'{name} has a configuration but no weights (*.safetensors): '
-                f'random weights of seed {source.seed} are used, results mean nothing'
-            )
+        # Said, not left out: the code of a hub model would otherwise be asked for on the terminal.
+        config = transformers.AutoConfig.from_pretrained(
+            name, trust_remote_code=False, **source.arguments
+        )
+        with torch.random.fork_rng(devices=[]):
+            # Also with weights: what they lack for this task is drawn, on robot and server alike.
+            torch.manual_seed(source.seed)
+            if _has_weights(name):
+                # safetensors only: a pickled checkpoint could run code.
+                module, loaded = auto_class.from_pretrained(
+                    name,
+                    config=config,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                )
+                missing = sorted(loaded['missing_keys'])
+                trained = not missing
+                if missing:
+                    remark = (
+                        f'{name} has no weights for {len(missing)} parameters of {source.task} '
+                        f'({missing[0]}, ...): random ones of seed {source.seed} are used, '
+                        'results mean nothing'
+                    )
+            else:
+                module = auto_class.from_config(config, trust_remote_code=False)
+                trained = False
+                remark = (
+                    f'{name} has a configuration but no weights (*.safetensors): '
+                    f'random weights of seed {source.seed} are used, results mean nothing'
+                )
+        module = module.float()  # weights may be stored as float16; preprocessing gives float32
     except Exception as error:  # transformers and its hub client raise many kinds
         raise ModelError(
             f'transformers model {name}: {_first_line(error)} '

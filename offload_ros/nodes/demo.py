@@ -245,6 +245,7 @@ class Demo:
                     f'no result from the server within {START_LIMIT_S:.0f} s: see the logs'
                 )
             time.sleep(0.05)
+        self._console.print(f'ready after {time.monotonic() - began_s:.1f} s')
 
     def _launch_server(self) -> None:
         self._processes.launch(

@@ -179,6 +179,8 @@ def model_status_message(pipeline: Pipeline, server: str) -> ModelStatus:
     message = ModelStatus()
     message.model = pipeline.model.name
     message.variant = pipeline.model.variant
+    message.model_hash = pipeline.model.hash
+    message.weights_trained = pipeline.model.weights_trained
     message.strategy_requested = pipeline.strategy
     message.server = server
     if last is not None:

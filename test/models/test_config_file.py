@@ -216,8 +216,7 @@ BAD_TEXTS = {
     ),
     'two sources': (
         model(source='{python: "m:f", transformers: o/n}'),
-        'give exactly one of python, transformers, export '
-        "(given: ['python', 'transformers'])",
+        "give exactly one of python, transformers, export (given: ['python', 'transformers'])",
     ),
     'no inputs': (entry('{source: {python: "m:f"}}'), "model 'a': inputs is missing or empty"),
     'empty inputs': (model(inputs='[]'), "model 'a': inputs is missing or empty"),

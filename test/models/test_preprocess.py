@@ -4,7 +4,8 @@ import struct
 import zlib
 
 import cv2
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 import torch
@@ -79,9 +80,7 @@ def test_letterbox_keeps_the_aspect_ratio_and_fills_the_rest(height, width, top,
 def test_letterbox_of_the_right_size_changes_nothing():
     image = torch.from_numpy(picture(48, 64))
     spec = Preprocess(resize=(48, 64), letterbox=True, scale=1.0)
-    assert torch.equal(
-        ImagePreprocess(spec)(image), image.permute(2, 0, 1)[None].to(torch.float32)
-    )
+    assert torch.equal(ImagePreprocess(spec)(image), image.permute(2, 0, 1)[None].to(torch.float32))
 
 
 @pytest.mark.parametrize('shape', [(5, 7), (5, 7, 1)])

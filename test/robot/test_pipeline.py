@@ -99,7 +99,9 @@ def test_hundreds_of_frames_offered_faster_than_computed_get_one_answer_each(
     assert statistics.accepted + statistics.dropped == offered
     assert statistics.accepted == statistics.results == len(run.answers)
     assert [answer.seq for answer in answers] == list(range(1, len(answers) + 1))
-    assert all(torch.equal(a.outputs['output'], p * 2) for a, p in zip(answers, run.parts))
+    assert all(
+        torch.equal(a.outputs['output'], p * 2) for a, p in zip(answers, run.parts, strict=True)
+    )
     assert all(not answer.error for answer in answers)
     assert run.parts[-1][0] == offered - 1, 'the last frame is never dropped'
 

@@ -224,7 +224,7 @@ def test_request_that_cannot_be_sent_is_one_without_reply(client, server, networ
 
     network.respond = broken
     # The robot then computes by itself: any other error would cost the frame its result.
-    with pytest.raises(NoReply, match='cannot be sent to server /server: .*publisher is gone'):
+    with pytest.raises(NoReply, match=r'cannot be sent to server /server: .*publisher is gone'):
         client.call(server, MODEL, FRAME, time.monotonic() + LONG_S)
     assert not client.on_reply(reply_to(network.sent[0][1]))
 
@@ -261,7 +261,9 @@ def test_unanswered_hellos_do_not_pile_up(client, server, network):
 
 def test_preferred_server_is_asked_for(client, directory, server):
     for name in ('/server', '/b'):
-        directory.heard(ServerState(name, 's1', queue_length=name == '/b', models={'vit': frozenset({'abc'})}))
+        directory.heard(
+            ServerState(name, 's1', queue_length=name == '/b', models={'vit': frozenset({'abc'})})
+        )
         directory.connect(name, 's1')
     assert client.server_for(MODEL)[0].name == '/server'
     client.preferred_server = 'b'

@@ -169,7 +169,11 @@ def test_why_there_is_no_server_names_the_lost_one(directory, clock):
 
 
 def test_missing_model_is_named_with_those_that_are_there(directory):
-    connect(directory, state(models={'sconet': frozenset('x'), 'kapao': frozenset('y')}), state('/empty', models={}))
+    connect(
+        directory,
+        state(models={'sconet': frozenset('x'), 'kapao': frozenset('y')}),
+        state('/empty', models={}),
+    )
     chosen, why = directory.choose('vit', HASH)
     assert chosen is None
     assert why == (
