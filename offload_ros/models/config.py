@@ -84,7 +84,7 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.resize is not None:
             _rule(
-                len(self.resize) == 2 and 0 < min(self.resize) and max(self.resize) <= MAX_PIXELS,
+                len(self.resize) == 2 and min(self.resize) > 0 and max(self.resize) <= MAX_PIXELS,
                 f'preprocess.resize: two pixel counts, [height, width], from 1 to {MAX_PIXELS}',
             )
         _rule(

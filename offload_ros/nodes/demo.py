@@ -266,8 +266,9 @@ class Demo:
         ]
         self._monitor.begin()
         with Live(console=self._console, refresh_per_second=4, transient=True) as live:
+            end_s = 0.0
             for phase, action in zip(self._phases, actions, strict=True):
-                phase.begin_s = self._now_s()
+                phase.begin_s = end_s
                 self._record.events.append((phase.begin_s, phase.name))
                 action()
                 while not self._over(phase):
@@ -277,6 +278,10 @@ class Demo:
                     )
                     time.sleep(0.05)
                 phase.end_s = self._now_s()
+                first = self._first_by_server(phase) if phase.length_s is None else None
+                if first is not None:
+                    phase.end_s = first.at_s  # the server's first answer belongs to the next one
+                end_s = phase.end_s
 
     def _now_s(self) -> float:
         return time.monotonic() - self._monitor.began_s
@@ -287,7 +292,11 @@ class Demo:
             return elapsed_s >= phase.length_s
         if elapsed_s > START_LIMIT_S:
             raise DemoError(f'the server is not back after {START_LIMIT_S:.0f} s: see its log')
-        return self._record.rows[-1].used == 'server'
+        return self._first_by_server(phase) is not None
+
+    def _first_by_server(self, phase: Phase) -> Row | None:
+        rows = (row for row in self._record.rows if row.at_s >= phase.begin_s)
+        return next((row for row in rows if row.used == 'server'), None)
 
     def _check(self) -> None:
         if self._stop.is_set():

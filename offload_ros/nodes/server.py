@@ -94,9 +94,7 @@ class OffloadServer(ManagedNode):
         ]
         self._runtime = runtime_description(value_of(self, 'device'))
         name, session = self.get_fully_qualified_name(), uuid.uuid4().hex[:16]
-        engine = Engine(
-            name, session, {model.hash: model for model in loaded}, value_of(self, 'queue_limit')
-        )
+        engine = Engine(name, session, loaded, value_of(self, 'queue_limit'))
         self._engine = engine
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._active_parts = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 import logging
 import math
 import threading
@@ -26,7 +26,7 @@ class Engine:
     """
 
     def __init__(
-        self, name: str, session: str, models: Mapping[str, Model], queue_limit: int = 32
+        self, name: str, session: str, models: Iterable[Model], queue_limit: int = 32
     ) -> None:
         self.name = name
         self.session = session
@@ -37,7 +37,7 @@ class Engine:
         self._running: tuple[Entry, float] | None = None  # and when it began
         self._models: dict[str, dict[str, Model]] = {}  # name -> content hash -> model
         self._durations: dict[str, Window] = {}  # content hash -> computing, seconds
-        for model in models.values():
+        for model in models:
             self.add(model)
         self._thread = threading.Thread(target=self._work, name='engine', daemon=True)
         self._thread.start()

@@ -9,9 +9,12 @@ import itertools
 from offload_ros.wire.exchange import Reply, Request
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
-    """A request, the way to answer it, and when it came (the server's steady clock)."""
+    """A request, the way to answer it, and when it came (the server's steady clock).
+
+    Equal only to itself: two requests of one number would else be told apart by their tensors.
+    """
 
     request: Request
     answer: Callable[[Reply], None]

@@ -2,6 +2,7 @@
 
 import faulthandler
 import threading
+import time
 
 import pytest
 from torch import nn
@@ -26,12 +27,14 @@ class Gate(nn.Module):
         self.open, self.began = threading.Event(), threading.Event()
         self.open.set()
         self.error = None
+        self.seconds = 0.0
         self.threads = set()
 
     def forward(self, x):
         self.threads.add(threading.current_thread().name)
         self.began.set()
         assert self.open.wait(60)
+        time.sleep(self.seconds)
         if self.error is not None:
             raise self.error
         return x * 2

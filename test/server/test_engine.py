@@ -56,7 +56,7 @@ def answers():
 
 @pytest.fixture
 def engine(model):
-    built = Engine('/server', 'server session', {'tiny': model}, queue_limit=3)
+    built = Engine('/server', 'server session', [model], queue_limit=3)
     yield built
     model.network.open.set()
     built.close()
@@ -151,7 +151,7 @@ def test_request_that_cannot_run_here_is_refused_at_once_with_the_cause(
 
 
 def test_server_without_models_says_so():
-    engine, answers = Engine('/server', 's', {}), Answers()
+    engine, answers = Engine('/server', 's', []), Answers()
     engine.submit(request(), answers)
     engine.close()
     assert "no model 'tiny' here (there are: none)" in answers.replies[0].detail
@@ -183,7 +183,7 @@ def test_model_that_does_not_warm_up_does_not_end_the_engine(model, gate, answer
 
     monkeypatch_error = ModelError('no memory')
     monkeypatch.setattr(model, 'warm_up', fail)
-    engine = Engine('/server', 's', {'tiny': model})
+    engine = Engine('/server', 's', [model])
     engine.submit(request(), answers)
     assert answers.wait_for(1)[0].status == Status.OK
     engine.close()
@@ -248,7 +248,7 @@ def test_request_that_close_answers_while_it_is_submitted_is_answered_once(
 
 def test_requests_of_many_threads_are_answered_exactly_once_also_by_close(model):
     answers = Answers()
-    engine = Engine('/server', 's', {'tiny': model}, queue_limit=4)
+    engine = Engine('/server', 's', [model], queue_limit=4)
     start = threading.Barrier(9)
 
     def send(robot):
@@ -279,6 +279,77 @@ def test_requests_of_many_threads_are_answered_exactly_once_also_by_close(model)
     assert Status.BUSY in {reply.status for reply in answers.replies}
 
 
+def test_cancelled_request_is_neither_computed_nor_answered(engine, held, answers):
+    for seq in (1, 2):
+        engine.submit(request(seq), answers)
+    assert engine.cancel('robot session', 1)
+    assert not engine.cancel('robot session', 1)
+    assert not engine.cancel('other session', 2)
+    held.open.set()
+    answers.wait_for(2)
+    engine.close()
+    assert [reply.seq for reply in answers.replies] == [0, 2]
+
+
+def test_requests_of_a_robot_that_is_gone_are_dropped(engine, held, answers):
+    engine.submit(request(1, session='gone'), answers)
+    engine.submit(request(2), answers)
+    engine.drop('gone')
+    held.open.set()
+    answers.wait_for(2)
+    engine.close()
+    assert [reply.seq for reply in answers.replies] == [0, 2]
+
+
+def test_request_that_cannot_be_done_in_its_budget_is_refused_at_once(engine, gate, answers):
+    gate.seconds = 0.2
+    engine.submit(request(0), answers)
+    answers.wait_for(1)
+    gate.open.clear()
+    gate.began.clear()
+    engine.submit(request(1), answers)
+    assert gate.began.wait(LONG_S)
+    engine.submit(request(2, budget_s=0.1), answers)
+    reply = answers.replies[-1]
+    assert (reply.seq, reply.status) == (2, Status.BUSY)
+    assert reply.detail.startswith('server is busy: it would take ')
+    assert reply.detail.endswith(' ms, the robot allows 100 ms')
+    gate.open.set()
+    answers.wait_for(3)
+
+
+def test_idle_engine_takes_what_it_could_not_do_in_time_before(engine, gate, answers):
+    gate.seconds = 0.2
+    engine.submit(request(0), answers)
+    answers.wait_for(1)
+    gate.seconds = 0.0
+    for seq in range(1, 200):  # the thread goes idle a moment after its answer
+        engine.submit(request(seq, budget_s=0.15), answers)
+        if answers.wait_for(seq + 1)[-1].status == Status.OK:
+            return
+        time.sleep(0.01)
+    pytest.fail('a slow spell shut the server for good')
+
+
+def test_model_can_be_added_and_removed(engine, model, answers):
+    assert engine.remove('tiny', 'default')
+    assert not engine.remove('tiny', 'default')
+    engine.submit(request(1), answers)
+    assert "no model 'tiny' here" in answers.wait_for(1)[0].detail
+    engine.add(model)
+    engine.submit(request(2), answers)
+    assert answers.wait_for(2)[-1].status == Status.OK
+
+
+def test_model_that_is_removed_while_a_request_waits_is_an_error(engine, held, answers):
+    engine.submit(request(1), answers)
+    engine.remove('tiny', 'default')
+    held.open.set()
+    replies = answers.wait_for(2)
+    assert [reply.status for reply in replies] == [Status.OK, Status.ERROR]
+    assert replies[1].detail == "model 'tiny' was unloaded while the request waited"
+
+
 def test_idle_engine_is_not_busy(engine):
     assert engine.busy_share() == 0.0
 
@@ -303,4 +374,4 @@ def test_busy_share_of_many_short_requests_is_within_one(engine, answers):
 
 def test_queue_limit_is_at_least_one():
     with pytest.raises(ValueError, match='limit must be at least 1'):
-        Engine('/server', 's', {}, queue_limit=0)
+        Engine('/server', 's', [], queue_limit=0)

@@ -297,6 +297,21 @@ def test_many_threads_each_get_their_own_reply(client, server, network):
     assert client._pending == {}
 
 
+def test_server_is_told_that_nobody_waits_any_more(client, server, network):
+    with pytest.raises(NoReply):
+        client.call(server, MODEL, FRAME, time.monotonic())
+    asked, withdrawn = (request for _, request in network.sent)
+    assert withdrawn.kind == Kind.CANCEL
+    assert (withdrawn.seq, withdrawn.session) == (asked.seq, asked.session)
+    assert dict(withdrawn.inputs) == {}
+
+
+def test_answered_call_is_not_withdrawn(client, server, network):
+    network.respond = lambda _, request: client.on_reply(reply_to(request))
+    client.call(server, MODEL, FRAME, time.monotonic() + LONG_S)
+    assert [request.kind for _, request in network.sent] == [Kind.INFER]
+
+
 def test_nothing_is_kept_of_calls_that_ended(client, server, network):
     for _ in range(5):
         with pytest.raises(NoReply):

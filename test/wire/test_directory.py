@@ -155,6 +155,14 @@ def test_preferred_server_is_chosen_whatever_its_load(directory, preferred):
     assert (chosen.name, why) == ('/b', '')
 
 
+def test_routed_server_is_chosen_while_it_can_run_the_model(directory):
+    connect(directory, state('/a'), state('/b', queue_length=9))
+    assert directory.choose('vit', HASH, route='b')[0].name == '/b'
+    assert directory.choose('vit', HASH, '/a', route='/b')[0].name == '/a', 'preferred wins'
+    directory.heard(state('/b', models={}))
+    assert directory.choose('vit', HASH, route='/b')[0].name == '/a'
+
+
 def test_preferred_server_is_not_replaced_by_another(directory):
     connect(directory, state('/a'))
     assert directory.choose('vit', HASH, '/b') == (None, 'server /b is not there')

@@ -1,0 +1,465 @@
+"""Gathers what the doctor judges: discovery, heartbeats, status, frames and results of a window."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+import difflib
+import os
+import time
+from typing import Any
+
+from lifecycle_msgs.srv import GetState
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import GetParameters
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.expand_topic_name import expand_topic_name
+from rclpy.node import Node
+from rclpy.qos import (
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+    qos_profile_sensor_data,
+)
+from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import String
+
+from offload_ros.doctor.seen import (
+    ClockSeen,
+    Frame,
+    InputSeen,
+    ManagerSeen,
+    ModelSeen,
+    NetworkSeen,
+    Publisher,
+    ResultsSeen,
+    Seen,
+    ServerModel,
+    ServerSeen,
+)
+from offload_ros.models.config import InputSpec, ModelConfig
+from offload_ros.models.errors import InputError
+from offload_ros.msg import InferenceResult, OffloadStatus, ServerHeartbeat
+from offload_ros.nodes.topics import HEARTBEAT_TOPIC, SENSOR, STATUS
+
+DISCOVERY_S = 3.0  # the longest that it takes to find everything
+LEAST_DISCOVERY_S = 1.2  # heartbeats are heard for longer than a second
+WINDOW_S = 1.5
+PING_S = 0.1
+PAYLOAD = 'x' * 100_000  # more than one datagram
+MANY = QoSProfile(depth=200)
+BEST_EFFORT = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
+OWN = 'offload_doctor'
+ReadModels = Callable[[str], Sequence[ModelConfig]]
+
+
+def observe(namespace: str, manager: str, timeout_s: float, read_models: ReadModels) -> Seen:
+    """Look at the network for at most ``timeout_s``.
+
+    ``namespace``: '/' or '/robot1'. ``read_models`` is called once, with the file that the manager
+    names, or '' where none answers.
+    """
+    contexts = Context(), Context()
+    for context in contexts:
+        rclpy.init(context=context, args=[], signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        return Observer(contexts, namespace, manager, read_models).look(timeout_s)
+    finally:
+        for context in contexts:
+            context.try_shutdown()
+
+
+class Traffic:
+    """Messages of one topic with their times of receipt, since ``clear``."""
+
+    def __init__(self, limit: int = 1000) -> None:
+        self.messages: list[Any] = []
+        self.received_s: list[float] = []
+        self._limit = limit
+
+    def add(self, message: Any) -> None:
+        """Callback of a subscription."""
+        if len(self.messages) < self._limit:
+            self.messages.append(message)
+            self.received_s.append(time.monotonic())
+
+    def clear(self) -> None:
+        """Begin to measure."""
+        self.messages.clear()
+        self.received_s.clear()
+
+    def rate_hz(self, window_s: float) -> float:
+        """Between the first and the last; over the window where there is one or none."""
+        count = len(self.received_s)
+        if count > 1 and self.received_s[-1] > self.received_s[0]:
+            return (count - 1) / (self.received_s[-1] - self.received_s[0])
+        return count / window_s
+
+
+class InputTraffic:
+    """Frames of one input: their stamps, and the last one itself."""
+
+    def __init__(self, observer: Observer, model: str, spec: InputSpec, topic: str) -> None:
+        self.model, self.spec, self.topic = model, spec, topic
+        self.frames: list[Frame] = []
+        self.last: Any = None
+        self.traffic = Traffic()
+        self._observer = observer
+
+    def add(self, message: Any) -> None:
+        """Callback of the subscription."""
+        stamp = message.header.stamp
+        self.frames.append(
+            Frame(stamp.sec + 1e-9 * stamp.nanosec, time.time(), self._observer.sim_s)
+        )
+        self.last = message
+        self.traffic.add(None)
+
+    def clear(self) -> None:
+        """Begin to measure."""
+        self.frames.clear()
+        self.traffic.clear()
+
+
+class Observer:
+    """Two participants: one looks, the other answers its pings."""
+
+    def __init__(
+        self,
+        contexts: tuple[Context, Context],
+        namespace: str,
+        manager: str,
+        read_models: ReadModels,
+    ) -> None:
+        self._namespace, self._manager = namespace, manager
+        self._full_name = f'{namespace.rstrip("/")}/{manager}'
+        self._read_models = read_models
+        self.sim_s: float | None = None
+        self._node, self._echo = (
+            Node(
+                name,
+                context=context,
+                namespace=namespace,
+                use_global_arguments=False,
+                enable_rosout=False,
+                start_parameter_services=False,
+            )
+            for name, context in zip((OWN, f'{OWN}_echo'), contexts, strict=True)
+        )
+        self._executors = [SingleThreadedExecutor(context=context) for context in contexts]
+        self._executors[0].add_node(self._node)
+        self._executors[1].add_node(self._echo)
+        self._configs: Sequence[ModelConfig] | None = None
+        self._inputs: list[InputTraffic] = []
+        self._results: dict[str, Traffic] = {}
+        self._parameters: dict[str, Any] = {}
+        self._state = ''
+        self._asked: dict[str, Any] = {}  # what -> future of the answer
+        self._start_listening()
+        # PyTorch takes two seconds to import; the middleware discovers meanwhile.
+        from offload_ros.nodes import sensor_inputs
+
+        self._sensors = sensor_inputs
+
+    def _start_listening(self) -> None:
+        node = self._node
+        self._heartbeats, self._statuses, self._clocks = Traffic(), Traffic(), Traffic()
+        node.create_subscription(ServerHeartbeat, HEARTBEAT_TOPIC, self._heartbeats.add, MANY)
+        node.create_subscription(OffloadStatus, 'offload/status', self._statuses.add, STATUS)
+        node.create_subscription(Clock, '/clock', self._on_clock, qos_profile_sensor_data)
+        self._get_state: Any = node.create_client(GetState, f'{self._full_name}/get_state')
+        self._get: Any = node.create_client(GetParameters, f'{self._full_name}/get_parameters')
+        topic = f'/_{OWN}/p{os.getpid()}'
+        self._ping = node.create_publisher(String, f'{topic}/ping', 1)
+        self._pong = self._echo.create_publisher(String, f'{topic}/pong', 1)
+        self._pinged_s, self._round_trip_s = 0.0, None
+        node.create_subscription(String, f'{topic}/pong', self._on_pong, 1)
+        self._echo.create_subscription(String, f'{topic}/ping', self._pong.publish, 1)
+
+    def look(self, timeout_s: float) -> Seen:
+        """Discover, then measure."""
+        began_s = time.monotonic()
+        end_s = began_s + min(DISCOVERY_S, timeout_s - WINDOW_S)
+        while (now_s := time.monotonic()) < end_s:
+            self._ask()
+            if now_s - began_s > LEAST_DISCOVERY_S and self._complete():
+                break
+            self._spin(0.02)
+        if self._configs is None:
+            self._listen_to_models('')
+            self._spin(0.2)
+        self._measure(WINDOW_S)
+        return self._seen(WINDOW_S)
+
+    def _measure(self, window_s: float) -> None:
+        for traffic in (self._heartbeats, self._clocks, *self._results.values(), *self._inputs):
+            traffic.clear()
+        end_s = time.monotonic() + window_s
+        while time.monotonic() < end_s:
+            self._ask()
+            self._spin(0.01)
+
+    def _spin(self, duration_s: float) -> None:
+        """Serve everything that waits, for at least one moment."""
+        end_s = time.monotonic() + duration_s
+        while True:
+            self._executors[1].spin_once(timeout_sec=0.0)
+            self._executors[0].spin_once(timeout_sec=0.002)
+            if time.monotonic() >= end_s:
+                return
+
+    def _ask(self) -> None:
+        """Ping, and ask the manager what is not known yet."""
+        now_s = time.monotonic()
+        if self._round_trip_s is None and now_s - self._pinged_s > PING_S:
+            self._pinged_s = now_s
+            self._ping.publish(String(data=f'{now_s!r} {PAYLOAD}'))
+        if self._get_state.service_is_ready():
+            answer = self._answer('state', lambda: self._get_state.call_async(GetState.Request()))
+            self._state = answer.current_state.label if answer is not None else ''
+        if not self._get.service_is_ready():
+            return
+        names = ['models_file', 'use_sim_time', 'server.name']
+        if self._take('parameters', names) and self._configs is None:
+            self._listen_to_models(str(self._parameters.get('models_file') or ''))
+        if self._configs:
+            keys = ('strategy', 'loaded', 'variant', 'deadline_ms')
+            self._take('models', [f'{c.name}.{key}' for c in self._configs for key in keys])
+
+    def _take(self, what: str, names: list[str]) -> bool:
+        """Ask for parameters; True when they have come."""
+        request = GetParameters.Request(names=names)
+        answer = self._answer(what, lambda: self._get.call_async(request))
+        if answer is None:
+            return False
+        # Of a name that is not declared newer releases give nothing at all, older ones NOT_SET.
+        for name, value in zip(names, answer.values, strict=False):
+            if value.type != ParameterType.PARAMETER_NOT_SET:
+                self._parameters[name] = _value(value)
+        return True
+
+    def _answer(self, what: str, call: Callable[[], Any]) -> Any:
+        future = self._asked.get(what)
+        if future is None:
+            self._asked[what] = call()
+            return None
+        return future.result() if future.done() else None
+
+    def _complete(self) -> bool:
+        """Whether longer discovery would find nothing more of a system that works."""
+        return (
+            self._round_trip_s is not None
+            and bool(self._state and self._statuses.messages and self._heartbeats.messages)
+            and self._configs is not None
+            and all(self._node.count_publishers(each.topic) for each in self._inputs)
+        )
+
+    def _listen_to_models(self, models_file: str) -> None:
+        self._configs = self._read_models(models_file)
+        for config in self._configs:
+            for spec in config.inputs:
+                topic = expand_topic_name(spec.topic, self._manager, self._namespace)
+                seen = InputTraffic(self, config.name, spec, topic)
+                kind = self._sensors.message_type(spec)
+                self._node.create_subscription(kind, topic, seen.add, SENSOR)
+                self._inputs.append(seen)
+            self._results[config.name] = Traffic()
+            self._node.create_subscription(
+                InferenceResult,
+                f'inference/result/{config.name}',
+                self._results[config.name].add,
+                MANY,
+            )
+
+    def _on_pong(self, message: Any) -> None:
+        if self._round_trip_s is None:
+            self._round_trip_s = time.monotonic() - float(message.data.split()[0])
+
+    def _on_clock(self, message: Any) -> None:
+        self.sim_s = message.clock.sec + 1e-9 * message.clock.nanosec
+        self._clocks.add(None)
+
+    # ---- from what was received to plain values ------------------------------------------------
+
+    def _seen(self, window_s: float) -> Seen:
+        return Seen(
+            NetworkSeen(
+                tuple(self._node_names()),
+                self._round_trip_s,
+                tuple(each.node for each in self._publishers(HEARTBEAT_TOPIC)),
+            ),
+            self._manager_seen(),
+            tuple(self._servers(window_s)),
+            ClockSeen(
+                tuple(each.node for each in self._publishers('/clock')),
+                self._clocks.rate_hz(window_s),
+                self.sim_s,
+            ),
+            tuple(self._input_seen(each, window_s) for each in self._inputs),
+            tuple(_results_seen(name, each, window_s) for name, each in self._results.items()),
+            window_s,
+        )
+
+    def _node_names(self) -> list[str]:
+        found = self._node.get_node_names_and_namespaces()
+        full = {f'{namespace.rstrip("/")}/{name}' for name, namespace in found}
+        own = (OWN, f'{OWN}_echo', '_ros2cli', '_NODE_NAME_UNKNOWN_')
+        return sorted(name for name in full if not name.rpartition('/')[2].startswith(own))
+
+    def _manager_seen(self) -> ManagerSeen:
+        nodes = self._node_names()
+        status = self._statuses.messages[-1] if self._statuses.messages else None
+        if status is not None and status.robot != self._full_name:
+            status = None
+        others = {
+            publisher.node
+            for topic, kinds in self._node.get_topic_names_and_types()
+            if 'offload_ros/msg/OffloadStatus' in kinds
+            for publisher in self._publishers(topic)
+        }
+        present = self._full_name in nodes
+        subscriptions: Any = []
+        if present:
+            subscriptions = self._node.get_subscriber_names_and_types_by_node(
+                self._manager, self._namespace
+            )
+        return ManagerSeen(
+            self._full_name,
+            present,
+            self._state,
+            self._parameters,
+            tuple(map(_model_seen, status.models)) if status else (),
+            status is not None,
+            tuple(server.server for server in status.servers) if status else (),
+            tuple(sorted(others - {self._full_name})),
+            tuple(name for name, _ in subscriptions),
+        )
+
+    def _servers(self, window_s: float) -> list[ServerSeen]:
+        now_s = time.monotonic()
+        heard: dict[str, Traffic] = {}
+        received = self._heartbeats
+        for message, at_s in zip(received.messages, received.received_s, strict=True):
+            traffic = heard.setdefault(message.server, Traffic())
+            traffic.messages.append(message)
+            traffic.received_s.append(at_s)
+        return [
+            _server_seen(traffic, now_s - traffic.received_s[-1], window_s)
+            for _, traffic in sorted(heard.items())
+        ]
+
+    def _publishers(self, topic: str, wanted: QoSProfile | None = None) -> list[Publisher]:
+        found = []
+        for info in self._node.get_publishers_info_by_topic(topic):
+            mismatch = ''
+            if wanted is not None:
+                verdict, reason = qos_check_compatible(info.qos_profile, wanted)
+                mismatch = reason if verdict == QoSCompatibility.ERROR else ''
+            node = f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+            found.append(Publisher(node, info.topic_type, mismatch))
+        return sorted(found, key=lambda publisher: publisher.node)
+
+    def _input_seen(self, seen: InputTraffic, window_s: float) -> InputSeen:
+        spec = seen.spec
+        alike = [
+            topic
+            for topic, kinds in self._node.get_topic_names_and_types()
+            if spec.type in kinds and topic != seen.topic and self._node.count_publishers(topic)
+        ]
+        # The likeliest first.
+        alike.sort(
+            key=lambda topic: -difflib.SequenceMatcher(None, topic, seen.topic).ratio(),
+        )
+        return InputSeen(
+            seen.model,
+            spec,
+            seen.topic,
+            tuple(self._publishers(seen.topic, SENSOR)),
+            tuple(alike[:3]),
+            tuple(seen.frames),
+            seen.traffic.rate_hz(window_s),
+            str(getattr(seen.last, 'encoding', '')),
+            '' if seen.last is None else self._mistake(seen.last, spec),
+        )
+
+    def _mistake(self, message: Any, spec: InputSpec) -> str:
+        """Why a message cannot become the model's input."""
+        try:
+            tensor, _ = self._sensors.to_tensor(message, spec)
+        except InputError as error:
+            return ' '.join(str(error).split())
+        shape = tuple(tensor.shape)
+        if spec.shape and (
+            len(shape) != len(spec.shape)
+            or any(want not in (None, have) for want, have in zip(spec.shape, shape, strict=True))
+        ):
+            wanted = ', '.join('any' if each is None else str(each) for each in spec.shape)
+            return f'a frame of shape {shape} comes, models.yaml says shape ({wanted})'
+        return ''
+
+
+def _value(value: Any) -> Any:
+    """The field of a ParameterValue that is set, of the simple types."""
+    field = {
+        ParameterType.PARAMETER_BOOL: 'bool_value',
+        ParameterType.PARAMETER_INTEGER: 'integer_value',
+        ParameterType.PARAMETER_DOUBLE: 'double_value',
+        ParameterType.PARAMETER_STRING: 'string_value',
+    }.get(value.type)
+    return getattr(value, field) if field else None
+
+
+def _model_seen(status: Any) -> ModelSeen:
+    return ModelSeen(
+        status.model,
+        status.variant,
+        status.model_hash,
+        status.weights_trained,
+        status.strategy_requested,
+        status.strategy_used,
+        status.reason,
+        status.server,
+        status.rate_hz,
+    )
+
+
+def _server_seen(traffic: Traffic, age_s: float, window_s: float) -> ServerSeen:
+    last = traffic.messages[-1]
+    return ServerSeen(
+        last.server,
+        traffic.rate_hz(window_s),
+        age_s,
+        last.device,
+        last.busy,
+        last.queue_length,
+        last.queue_limit,
+        tuple(
+            ServerModel(info.name, info.variant, info.hash, info.weights_trained)
+            for info in last.models
+        ),
+        last.closing,
+    )
+
+
+def _results_seen(model: str, traffic: Traffic, window_s: float) -> ResultsSeen:
+    results = traffic.messages
+    times_ms = sorted(1000.0 * result.total_s for result in results)
+    reasons = Counter(result.reason for result in results if result.reason)
+    used = Counter(result.strategy_used for result in results if result.strategy_used)
+    details = [result.detail for result in results if result.detail]
+    return ResultsSeen(
+        model,
+        len(results),
+        traffic.rate_hz(window_s),
+        sum(result.fallback for result in results),
+        sum(result.late for result in results),
+        sum(result.status == InferenceResult.ERROR for result in results),
+        times_ms[len(times_ms) // 2] if times_ms else 0.0,
+        tuple(name for name, _ in used.most_common()),
+        tuple(reason for reason, _ in reasons.most_common()),
+        ' '.join(details[-1].split()) if details else '',
+    )
