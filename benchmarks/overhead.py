@@ -259,6 +259,33 @@ def report(rows: list[dict[str, Any]], path: Path) -> None:
     )
 
 
+def save_picture(rows: list[dict[str, Any]], path: Path) -> None:
+    """End-to-end medians over the input's size."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), constrained_layout=True)
+    sizes = [row['input_bytes'] / 1000 for row in rows]
+    for mode, label in (
+        ('server', 'robot and server'),
+        ('device', 'robot'),
+        ('node', 'plain node'),
+    ):
+        medians = [row['end_to_end'][mode]['p50_ms'] for row in rows]
+        axes.plot(sizes, medians, 'o-', label=f'{label}, end to end')
+    added = [row['added']['server']['p50_ms'] for row in rows]
+    axes.plot(sizes, added, 'o--', color='0.4', label='added by manager and server')
+    axes.set_xscale('log')
+    axes.set_xlabel('image (kB)')
+    axes.set_ylabel('median (ms)')
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -298,6 +325,7 @@ def main() -> None:
                 process.wait(20.0)
             bench.close()
     report(rows, arguments.json)
+    save_picture(rows, arguments.json.with_suffix('.png'))
 
 
 if __name__ == '__main__':

@@ -64,11 +64,18 @@ def settings(around: Surroundings, manager: ManagerSeen) -> list[Finding]:
 
 
 def network(
-    around: Surroundings, seen: Seen, configs: Sequence[ModelConfig], models_file: Finding
+    around: Surroundings,
+    seen: Seen,
+    configs: Sequence[ModelConfig],
+    models_file: Finding,
+    path: str = '',
 ) -> list[Finding]:
-    """Everything that was seen on the network, from the least that must work to the results."""
+    """Everything that was seen on the network, from the least that must work to the results.
+
+    ``path``: of models.yaml, empty where launch files find it by themselves.
+    """
     manager = seen.manager
-    launched = f' models_file:={models_file.text.partition(": ")[0]}' if configs else ''
+    launched = f' models_file:={path}' if path else ''
     namespace = manager.name.rpartition('/')[0].strip('/')
     space = f' namespace:={namespace}' if namespace else ''
     robot = f'ros2 launch offload_ros robot.launch.py{space}{launched}'

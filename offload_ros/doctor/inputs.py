@@ -105,7 +105,7 @@ def check_content(seen: InputSeen) -> Finding | None:
             encoding for encoding in ENCODINGS if encoding != 'passthrough'
         )
         if seen.encoding in ENCODINGS:
-            remedy = f"encoding: {seen.encoding} in models.yaml of model '{seen.model}' (if trained on it)"
+            remedy = f"encoding: {seen.encoding} in models.yaml of model '{seen.model}'"
         elif seen.encoding.startswith('bayer'):
             remedy = 'ros2 run image_proc image_proc (debayers), and its topic in models.yaml'
     return fail(seen.name, seen.mistake, remedy)
@@ -192,8 +192,8 @@ def check_matching(config: ModelConfig, inputs: Sequence[InputSeen]) -> Finding 
             name,
             f'their stamps are {1000 * best_s:.0f} ms apart at best, sync_slop_ms is '
             f'{config.sync_slop_ms:.0f}: they never make a frame',
-            f"synchronise the sensors, or sync_slop_ms: {1500 * best_s:.0f} of model '{config.name}'"
-            ' in models.yaml',
+            f'synchronise the sensors, or sync_slop_ms: {1500 * best_s:.0f} in models.yaml of '
+            f"model '{config.name}'",
         )
     matched = sum(each <= slop_s for each in nearest_s)
     return ok(name, f'{matched} of {len(nearest_s)} frames match within {1000 * slop_s:.0f} ms')

@@ -1,4 +1,4 @@
-"""Checks of the two sides: is the manager there and active, are servers heard, are they connected."""
+"""Checks of both sides: the manager is there and active, servers are heard, and they connect."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def check_servers(
         far = ' (on another machine: here and there export ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET)'
         if env.get('ROS_DISTRO') == 'humble' or env.get('ROS_LOCALHOST_ONLY'):
             far = ' (on another machine: unset ROS_LOCALHOST_ONLY here and there)'
-    text = f'no server is heard in ROS_DOMAIN_ID {domain_of(env)}: the robot computes by itself'
+    text = f'no server is heard in ROS_DOMAIN_ID {domain_of(env)}'
     return [fail('server', text, f'on the server: {launch}{far}')]
 
 

@@ -161,9 +161,13 @@ def load_model(config: ModelConfig, device: str = 'cpu') -> Model:
     except ModelError as error:
         raise ModelError(f"model '{config.name}': {error}") from error
     content_hash = _content_hash(config, network.module, network.identity)
-    model = Model(
-        config, network.module, content_hash, network.weights_trained, device, network.remark
-    )
+    try:
+        model = Model(
+            config, network.module, content_hash, network.weights_trained, device, network.remark
+        )
+    except RuntimeError as error:  # e.g. out of GPU memory
+        first = (str(error).splitlines() or [''])[0]
+        raise ModelError(f"model '{config.name}' cannot be moved to {device}: {first}") from error
     try:
         model.warm_up()
     except InputError as error:

@@ -65,12 +65,14 @@ class Models:
     def __init__(self, asked: str, default: str) -> None:
         self.configs: list[ModelConfig] = []
         self.finding: Finding | None = None
+        self.path = ''  # empty: the package's own
         self._asked = asked
         self._default = default
 
     def read(self, of_manager: str = '') -> list[ModelConfig]:
         """Read it; ``of_manager``: the manager's parameter, empty when there is none."""
         path = of_manager or self._asked or self._default
+        self.path = '' if os.path.realpath(path) == os.path.realpath(self._default) else path
         self.configs, self.finding = read_models(path, self._asked if of_manager else '')
         return self.configs
 
@@ -98,7 +100,7 @@ def examine(arguments: argparse.Namespace, around: Surroundings, models: Models)
         return [*findings, *settings(around, Seen().manager), *check_host()]
     findings += settings(around, seen.manager)
     assert models.finding is not None
-    findings += network(around, seen, models.configs, models.finding)
+    findings += network(around, seen, models.configs, models.finding, models.path)
     local = {each.node for each in around.processes if each.executable == 'offload_server'}
     far = any(server.name not in local for server in seen.servers)
     # Its findings slow results down rather than stop them: last.

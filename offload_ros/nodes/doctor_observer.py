@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 import difflib
 import os
@@ -30,20 +29,24 @@ from std_msgs.msg import String
 
 from offload_ros.doctor.seen import (
     ClockSeen,
-    Frame,
     InputSeen,
     ManagerSeen,
-    ModelSeen,
     NetworkSeen,
     Publisher,
-    ResultsSeen,
     Seen,
-    ServerModel,
     ServerSeen,
 )
 from offload_ros.models.config import InputSpec, ModelConfig
 from offload_ros.models.errors import InputError
 from offload_ros.msg import InferenceResult, OffloadStatus, ServerHeartbeat
+from offload_ros.nodes.doctor_traffic import (
+    InputTraffic,
+    Traffic,
+    model_seen,
+    results_seen,
+    server_seen,
+    value,
+)
 from offload_ros.nodes.topics import HEARTBEAT_TOPIC, SENSOR, STATUS
 
 DISCOVERY_S = 3.0  # the longest that it takes to find everything
@@ -71,58 +74,6 @@ def observe(namespace: str, manager: str, timeout_s: float, read_models: ReadMod
     finally:
         for context in contexts:
             context.try_shutdown()
-
-
-class Traffic:
-    """Messages of one topic with their times of receipt, since ``clear``."""
-
-    def __init__(self, limit: int = 1000) -> None:
-        self.messages: list[Any] = []
-        self.received_s: list[float] = []
-        self._limit = limit
-
-    def add(self, message: Any) -> None:
-        """Callback of a subscription."""
-        if len(self.messages) < self._limit:
-            self.messages.append(message)
-            self.received_s.append(time.monotonic())
-
-    def clear(self) -> None:
-        """Begin to measure."""
-        self.messages.clear()
-        self.received_s.clear()
-
-    def rate_hz(self, window_s: float) -> float:
-        """Between the first and the last; over the window where there is one or none."""
-        count = len(self.received_s)
-        if count > 1 and self.received_s[-1] > self.received_s[0]:
-            return (count - 1) / (self.received_s[-1] - self.received_s[0])
-        return count / window_s
-
-
-class InputTraffic:
-    """Frames of one input: their stamps, and the last one itself."""
-
-    def __init__(self, observer: Observer, model: str, spec: InputSpec, topic: str) -> None:
-        self.model, self.spec, self.topic = model, spec, topic
-        self.frames: list[Frame] = []
-        self.last: Any = None
-        self.traffic = Traffic()
-        self._observer = observer
-
-    def add(self, message: Any) -> None:
-        """Callback of the subscription."""
-        stamp = message.header.stamp
-        self.frames.append(
-            Frame(stamp.sec + 1e-9 * stamp.nanosec, time.time(), self._observer.sim_s)
-        )
-        self.last = message
-        self.traffic.add(None)
-
-    def clear(self) -> None:
-        """Begin to measure."""
-        self.frames.clear()
-        self.traffic.clear()
 
 
 class Observer:
@@ -176,7 +127,8 @@ class Observer:
         topic = f'/_{OWN}/p{os.getpid()}'
         self._ping = node.create_publisher(String, f'{topic}/ping', 1)
         self._pong = self._echo.create_publisher(String, f'{topic}/pong', 1)
-        self._pinged_s, self._round_trip_s = 0.0, None
+        self._pinged_s = 0.0
+        self._round_trip_s: float | None = None
         node.create_subscription(String, f'{topic}/pong', self._on_pong, 1)
         self._echo.create_subscription(String, f'{topic}/ping', self._pong.publish, 1)
 
@@ -196,8 +148,10 @@ class Observer:
         return self._seen(WINDOW_S)
 
     def _measure(self, window_s: float) -> None:
-        for traffic in (self._heartbeats, self._clocks, *self._results.values(), *self._inputs):
+        for traffic in (self._heartbeats, self._clocks, *self._results.values()):
             traffic.clear()
+        for frames in self._inputs:
+            frames.clear()
         end_s = time.monotonic() + window_s
         while time.monotonic() < end_s:
             self._ask()
@@ -237,9 +191,9 @@ class Observer:
         if answer is None:
             return False
         # Of a name that is not declared newer releases give nothing at all, older ones NOT_SET.
-        for name, value in zip(names, answer.values, strict=False):
-            if value.type != ParameterType.PARAMETER_NOT_SET:
-                self._parameters[name] = _value(value)
+        for name, given in zip(names, answer.values, strict=False):
+            if given.type != ParameterType.PARAMETER_NOT_SET:
+                self._parameters[name] = value(given)
         return True
 
     def _answer(self, what: str, call: Callable[[], Any]) -> Any:
@@ -263,7 +217,7 @@ class Observer:
         for config in self._configs:
             for spec in config.inputs:
                 topic = expand_topic_name(spec.topic, self._manager, self._namespace)
-                seen = InputTraffic(self, config.name, spec, topic)
+                seen = InputTraffic(config.name, spec, topic, lambda: self.sim_s)
                 kind = self._sensors.message_type(spec)
                 self._node.create_subscription(kind, topic, seen.add, SENSOR)
                 self._inputs.append(seen)
@@ -300,7 +254,7 @@ class Observer:
                 self.sim_s,
             ),
             tuple(self._input_seen(each, window_s) for each in self._inputs),
-            tuple(_results_seen(name, each, window_s) for name, each in self._results.items()),
+            tuple(results_seen(name, each, window_s) for name, each in self._results.items()),
             window_s,
         )
 
@@ -332,7 +286,7 @@ class Observer:
             present,
             self._state,
             self._parameters,
-            tuple(map(_model_seen, status.models)) if status else (),
+            tuple(map(model_seen, status.models)) if status else (),
             status is not None,
             tuple(server.server for server in status.servers) if status else (),
             tuple(sorted(others - {self._full_name})),
@@ -348,7 +302,7 @@ class Observer:
             traffic.messages.append(message)
             traffic.received_s.append(at_s)
         return [
-            _server_seen(traffic, now_s - traffic.received_s[-1], window_s)
+            server_seen(traffic, now_s - traffic.received_s[-1], window_s)
             for _, traffic in sorted(heard.items())
         ]
 
@@ -400,66 +354,3 @@ class Observer:
             wanted = ', '.join('any' if each is None else str(each) for each in spec.shape)
             return f'a frame of shape {shape} comes, models.yaml says shape ({wanted})'
         return ''
-
-
-def _value(value: Any) -> Any:
-    """The field of a ParameterValue that is set, of the simple types."""
-    field = {
-        ParameterType.PARAMETER_BOOL: 'bool_value',
-        ParameterType.PARAMETER_INTEGER: 'integer_value',
-        ParameterType.PARAMETER_DOUBLE: 'double_value',
-        ParameterType.PARAMETER_STRING: 'string_value',
-    }.get(value.type)
-    return getattr(value, field) if field else None
-
-
-def _model_seen(status: Any) -> ModelSeen:
-    return ModelSeen(
-        status.model,
-        status.variant,
-        status.model_hash,
-        status.weights_trained,
-        status.strategy_requested,
-        status.strategy_used,
-        status.reason,
-        status.server,
-        status.rate_hz,
-    )
-
-
-def _server_seen(traffic: Traffic, age_s: float, window_s: float) -> ServerSeen:
-    last = traffic.messages[-1]
-    return ServerSeen(
-        last.server,
-        traffic.rate_hz(window_s),
-        age_s,
-        last.device,
-        last.busy,
-        last.queue_length,
-        last.queue_limit,
-        tuple(
-            ServerModel(info.name, info.variant, info.hash, info.weights_trained)
-            for info in last.models
-        ),
-        last.closing,
-    )
-
-
-def _results_seen(model: str, traffic: Traffic, window_s: float) -> ResultsSeen:
-    results = traffic.messages
-    times_ms = sorted(1000.0 * result.total_s for result in results)
-    reasons = Counter(result.reason for result in results if result.reason)
-    used = Counter(result.strategy_used for result in results if result.strategy_used)
-    details = [result.detail for result in results if result.detail]
-    return ResultsSeen(
-        model,
-        len(results),
-        traffic.rate_hz(window_s),
-        sum(result.fallback for result in results),
-        sum(result.late for result in results),
-        sum(result.status == InferenceResult.ERROR for result in results),
-        times_ms[len(times_ms) // 2] if times_ms else 0.0,
-        tuple(name for name, _ in used.most_common()),
-        tuple(reason for reason, _ in reasons.most_common()),
-        ' '.join(details[-1].split()) if details else '',
-    )

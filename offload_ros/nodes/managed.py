@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import traceback
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -35,7 +36,9 @@ class ManagedNode(LifecycleNode):
         super().__init__(name)
         self._mistake = ''
         self._configured = False
-        self.add_on_set_parameters_callback(self._guard)
+        # The only callback: rclpy asks several one by one, and one would take up what the next
+        # one refuses.
+        self.add_on_set_parameters_callback(self._on_set_parameters)
         declare(
             self,
             'autostart',
@@ -55,6 +58,13 @@ class ManagedNode(LifecycleNode):
 
     def cleanup(self) -> None:
         """Undo ``configure``."""
+
+    def refusal(self, parameters: list[Parameter[Any]]) -> str:
+        """Why these may not be set together now; empty when they may."""
+        return ''
+
+    def take_up(self, parameters: list[Parameter[Any]]) -> None:
+        """Parameters that are about to be set."""
 
     def bring_up(self) -> None:
         """Configure and activate; ``BringUpError`` with the cause when one fails."""
@@ -100,11 +110,15 @@ class ManagedNode(LifecycleNode):
         self.close()
         return SUCCESS
 
-    def _guard(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
+    def _on_set_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
         for parameter in parameters:
             if self._configured and parameter.name in self.FIXED_WHEN_CONFIGURED:
                 reason = f'{parameter.name} is read when configured: deactivate and clean up first'
                 return SetParametersResult(successful=False, reason=reason)
+        reason = self.refusal(parameters)
+        if reason:
+            return SetParametersResult(successful=False, reason=reason)
+        self.take_up(parameters)
         return SetParametersResult(successful=True)
 
     def _attempt(
@@ -117,4 +131,9 @@ class ManagedNode(LifecycleNode):
             self.get_logger().error(self._mistake)
             undo()
             return FAILURE
+        except Exception as error:
+            # rclpy swallows it, and calls on_error, which releases all.
+            self._mistake = f'{type(error).__name__}: {error}'
+            self.get_logger().error(traceback.format_exc())
+            raise
         return SUCCESS

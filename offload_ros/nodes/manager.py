@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 import os
 import queue
@@ -9,7 +10,6 @@ from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where Humble has it
 from rclpy.parameter import Parameter
 from rclpy.task import Future
@@ -28,6 +28,7 @@ from offload_ros.nodes.process import run_node
 from offload_ros.nodes.server_contacts import ServerContacts
 from offload_ros.nodes.topics import HEARTBEAT_S, STATUS
 from offload_ros.robot.lane import DeviceLane
+from offload_ros.robot.statistics import Statistics
 from offload_ros.srv import SetModel
 from offload_ros.strategy import Link
 from offload_ros.wire.tensors import Limits
@@ -58,19 +59,21 @@ class OffloadManager(ManagedNode):
         if threads:
             torch.set_num_threads(threads)
         self._slots: dict[str, ModelSlot] = {}
+        # By model; numbers of frames go on when the node is configured again.
+        self._statistics: defaultdict[str, Statistics] = defaultdict(Statistics)
         self._contacts: ServerContacts | None = None
         self._lane: DeviceLane | None = None
         self._timers_active: list[Any] = []
         self._publishers: list[Any] = []
         self._later: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.add_on_set_parameters_callback(self._on_parameters)
         self.create_service(SetModel, '~/set_model', self._on_set_model)
 
     def configure(self) -> None:
         """Read models.yaml; declare each model's parameters and its result topic."""
         device = value_of(self, 'device')
         for config in load_models_file(value_of(self, 'models_file')):
-            self._slots[config.name] = ModelSlot(self, config, device, self._later.put)
+            statistics = self._statistics[config.name]
+            self._slots[config.name] = ModelSlot(self, config, device, self._later.put, statistics)
         self._status = self.create_publisher(OffloadStatus, 'offload/status', STATUS)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._publishers = [self._status, self._diagnostics]
@@ -142,23 +145,30 @@ class OffloadManager(ManagedNode):
         self._status.publish(message)
         self._diagnostics.publish(manager_diagnostics(message, list(self._slots)))
 
-    def _on_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
-        """Check all of them, then take them up: the next frame runs with them."""
+    def refusal(self, parameters: list[Parameter[Any]]) -> str:
+        """The first refusal of a model."""
+        refusals = (slot.refusal(values) for slot, values in self._by_slot(parameters))
+        return next(filter(None, refusals), '')
+
+    def take_up(self, parameters: list[Parameter[Any]]) -> None:
+        """The next frame runs with them."""
+        for slot, values in self._by_slot(parameters):
+            slot.apply(values)
         for parameter in parameters:
-            model, _, key = parameter.name.partition('.')
-            slot = self._slots.get(model)
-            refusal = slot.refusal(key, parameter.value) if slot is not None else ''
-            if refusal:
-                return SetParametersResult(successful=False, reason=refusal)
-        for parameter in parameters:
-            model, _, key = parameter.name.partition('.')
-            if model in self._slots:
-                self._slots[model].apply(key, parameter.value)
-            elif self._contacts is not None and parameter.name == 'server.name':
+            if self._contacts is not None and parameter.name == 'server.name':
                 self._contacts.client.preferred_server = parameter.value
             elif self._contacts is not None and parameter.name == 'server.lost_after_ms':
                 self._contacts.directory.lost_after_s = parameter.value / 1000.0
-        return SetParametersResult(successful=True)
+
+    def _by_slot(self, parameters: list[Parameter[Any]]) -> list[tuple[ModelSlot, dict[str, Any]]]:
+        """Parameters of models as (slot, values by key); what is set together acts together."""
+        values: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        for parameter in parameters:
+            model, _, key = parameter.name.partition('.')
+            values[model][key] = parameter.value
+        return [
+            (self._slots[model], each) for model, each in values.items() if model in self._slots
+        ]
 
     async def _on_set_model(
         self, request: SetModel.Request, response: SetModel.Response
@@ -170,7 +180,8 @@ class OffloadManager(ManagedNode):
             response.message = f"there is no model '{request.model}' here (there are: {known})"
             return response
         variant = request.variant or value_of(self, f'{slot.name}.variant')
-        refusal = slot.refusal('variant', variant)
+        values = {'variant': variant, 'loaded': request.loaded}
+        refusal = slot.refusal(values)
         if refusal:
             response.message = refusal
             return response
@@ -179,10 +190,12 @@ class OffloadManager(ManagedNode):
         answer = await done
         if answer is not None:
             response.success, response.message = answer
-        if response.success:
+        # Meanwhile the node may have been cleaned up, and its parameters be gone.
+        if response.success and self._slots.get(request.model) is slot:
             # Already so: the parameters follow, and find nothing left to do.
-            names = {'variant': variant, 'loaded': request.loaded}
-            self.set_parameters([Parameter(f'{slot.name}.{k}', value=v) for k, v in names.items()])
+            self.set_parameters_atomically(
+                [Parameter(f'{slot.name}.{key}', value=value) for key, value in values.items()]
+            )
         return response
 
 

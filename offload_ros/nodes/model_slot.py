@@ -10,6 +10,7 @@ from typing import Any
 
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from offload_ros.models.config import InputSpec, ModelConfig
 from offload_ros.models.errors import ConfigError, ModelError
@@ -35,17 +36,19 @@ class ModelSlot:
     topics are made and destroyed there.
     """
 
-    def __init__(self, node: Node, config: ModelConfig, device: str, later: Later) -> None:
+    def __init__(
+        self, node: Node, config: ModelConfig, device: str, later: Later, statistics: Statistics
+    ) -> None:
         self.config = config
         self.name = config.name
-        self.statistics = Statistics()  # goes on when the model is unloaded or switched
+        self.statistics = statistics  # goes on when the model is unloaded or switched
         self.pipeline: Pipeline | None = None
         self._node = node
         self._device = device
         self._later = later
         self._link: Link | None = None
         self._subscriptions: list[Any] = []
-        self._loading: threading.Thread | None = None
+        self._changing: threading.Thread | None = None  # loads, or ends the last frame
         self._parameters = self._declare()
         self._results = node.create_publisher(
             InferenceResult, f'inference/result/{self.name}', CONTROL
@@ -65,10 +68,13 @@ class ModelSlot:
     def deactivate(self) -> None:
         """Finish the frame in hand, unsubscribe, free the model."""
         self._link = None
-        self._stop()
-        if self._loading is not None:
-            self._loading.join()  # what it loaded is dropped: there is no link any more
-            self._loading = None
+        self._unsubscribe()
+        if self.pipeline is not None:
+            self.pipeline.close()
+            self.pipeline = None
+        if self._changing is not None:
+            self._changing.join()  # what it loaded is dropped: there is no link any more
+            self._changing = None
 
     def cleanup(self) -> None:
         """Give topics and parameters back."""
@@ -76,69 +82,100 @@ class ModelSlot:
         for parameter in self._parameters:
             self._node.undeclare_parameter(parameter)
 
-    def refusal(self, key: str, value: Any) -> str:
-        """Why parameter ``<model>.<key>`` may not have this value now; empty when it may."""
+    def refusal(self, values: Mapping[str, Any]) -> str:
+        """Why parameters ``<model>.<key>`` may not get these values now; empty when they may."""
         try:
-            if key == 'variant':
-                self.config.variant_named(value)
-            elif key == 'strategy' and self.pipeline is not None:
-                self.pipeline.prepare_strategy(value)
+            if 'variant' in values:
+                self.config.variant_named(values['variant'])
+            if 'strategy' in values and self.pipeline is not None:
+                self.pipeline.prepare_strategy(values['strategy'])
         except (ConfigError, StrategyRefused) as error:
             return str(error)
-        if key in ('variant', 'loaded') and self._loading is not None:
-            return f"model '{self.name}' is being loaded: try again when that is done"
+        if self._changing is not None and not {'variant', 'loaded'}.isdisjoint(values):
+            return f"model '{self.name}' is being changed: try again when that is done"
         return ''
 
-    def apply(self, key: str, value: Any) -> None:
-        """Take a checked parameter up."""
-        if key == 'strategy' and self.pipeline is not None:
-            self.pipeline.set_strategy(value)
-        elif key == 'deadline_ms' and self.pipeline is not None:
-            self.pipeline.deadline_s = value / 1000.0
-        elif key == 'variant':
-            self.change(self._value('loaded'), value)
-        elif key == 'loaded':
-            self.change(value, self._value('variant'))
+    def apply(self, values: Mapping[str, Any]) -> None:
+        """Take checked parameters up, all together."""
+        if 'strategy' in values and self.pipeline is not None:
+            self.pipeline.set_strategy(values['strategy'])
+        if 'deadline_ms' in values and self.pipeline is not None:
+            self.pipeline.deadline_s = values['deadline_ms'] / 1000.0
+        if not {'variant', 'loaded'}.isdisjoint(values):
+            wanted = {key: values.get(key, self._value(key)) for key in ('loaded', 'variant')}
+            self.change(wanted['loaded'], wanted['variant'])
 
     def change(
         self, loaded: bool, variant: str, done: Callable[[bool, str], None] = lambda *_: None
     ) -> None:
         """Load, unload or switch; ``done(success, text)`` in the executor when it is done.
 
-        While another variant loads, frames go on with the one in use.
+        While another variant loads, frames go on with the one in use. Nothing here waits: the
+        executor must go on hearing servers for the other models.
         """
-        if not loaded or self._link is None:
-            self._stop()
+        if self._link is None or (not loaded and self.pipeline is None):
             done(True, f"model '{self.name}' is not loaded")
-            return
-        if self.model is not None and self.model.variant == variant:
+        elif loaded and self.model is not None and self.model.variant == variant:
             done(True, f"model '{self.name}' runs as '{variant}'")
-            return
+        elif loaded:
+            self._in_background(partial(self._load, variant), self._loaded, done)
+        else:
+            pipeline, self.pipeline = self.pipeline, None
+            assert pipeline is not None
+            self._unsubscribe()
+            self._in_background(pipeline.close, self._unloaded, done)
 
-        def load() -> None:
+    def _in_background(
+        self,
+        work: Callable[[], Any],
+        then: Callable[[Any], str],
+        done: Callable[[bool, str], None],
+    ) -> None:
+        """Run ``work`` in a thread, then ``then`` with its result in the executor: the answer."""
+
+        def run() -> None:
             try:
-                model = self._load(variant)
-            except (ConfigError, ModelError) as error:
-                text = str(error)
-                self._later(lambda: self._loaded(None, text, done))
-                return
-            self._later(lambda: self._loaded(model, '', done))
+                result = work()
+            except Exception as error:  # foreign code loads models: whatever it raises is told
+                problem = error
+                self._later(lambda: self._changed(partial(_reraise, problem), done))
+            else:
+                self._later(lambda: self._changed(partial(then, result), done))
 
-        self._loading = threading.Thread(target=load, name=f'load {self.name}', daemon=True)
-        self._loading.start()
+        self._changing = threading.Thread(target=run, name=f'change {self.name}', daemon=True)
+        self._changing.start()
 
-    def _loaded(self, model: Model | None, error: str, done: Callable[[bool, str], None]) -> None:
-        self._loading = None
-        if model is None or self._link is None:
-            text = error or 'the manager was deactivated'
+    def _changed(self, then: Callable[[], str], done: Callable[[bool, str], None]) -> None:
+        self._changing = None
+        if self._link is None:
+            done(False, 'the manager was deactivated')
+            return
+        try:
+            text = then()
+        except Exception as error:
+            known = isinstance(error, (ConfigError, ModelError, StrategyRefused))
+            text = str(error) if known else f'{type(error).__name__}: {error}'
             self._node.get_logger().error(f"model '{self.name}' stays as it is: {text}")
+            # The parameters may ask for what could not be had: they tell what is.
+            actual: dict[str, Any] = {'loaded': self.model is not None}
+            if self.model is not None:
+                actual['variant'] = self.model.variant
+            self._node.set_parameters_atomically(
+                [Parameter(f'{self.name}.{key}', value=value) for key, value in actual.items()]
+            )
             done(False, text)
             return
+        done(True, text)
+
+    def _loaded(self, model: Model) -> str:
         if self.pipeline is None:
             self._start(model)
         else:
             self.pipeline.replace_model(model)
-        done(True, f"model '{self.name}' runs as '{model.variant}'")
+        return f"model '{self.name}' runs as '{model.variant}'"
+
+    def _unloaded(self, _: None) -> str:
+        return f"model '{self.name}' is not loaded"
 
     def _load(self, variant: str) -> Model:
         model = load_model(self.config.variant_named(variant), self._device)
@@ -171,13 +208,10 @@ class ModelSlot:
                 self._node.create_subscription(message_type(spec), spec.topic, callback, SENSOR)
             )
 
-    def _stop(self) -> None:
+    def _unsubscribe(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
-        if self.pipeline is not None:
-            self.pipeline.close()
-            self.pipeline = None
 
     def _on_input(
         self, pipeline: Pipeline, synchronizer: Synchronizer, spec: InputSpec, message: Any
@@ -221,6 +255,10 @@ class ModelSlot:
 
     def _value(self, key: str) -> Any:
         return value_of(self._node, f'{self.name}.{key}')
+
+
+def _reraise(error: Exception) -> str:
+    raise error
 
 
 def _read(config: ModelConfig, parts: Mapping[str, Any]) -> Inputs:

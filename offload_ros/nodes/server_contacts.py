@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 import time
 from typing import Any
 import uuid
@@ -18,7 +19,7 @@ from offload_ros.nodes.messages import (
 )
 from offload_ros.nodes.topics import CONTROL, HEARTBEAT, HEARTBEAT_TOPIC, HELLO_S, valid_node_name
 from offload_ros.wire.client import OffloadClient
-from offload_ros.wire.directory import ServerDirectory, ServerState
+from offload_ros.wire.directory import MAX_SERVERS, ServerDirectory, ServerState
 from offload_ros.wire.exchange import Request
 from offload_ros.wire.tensors import Limits
 
@@ -39,6 +40,7 @@ class ServerContacts:
         self._requests: dict[str, Publisher] = {}  # server name -> its request topic
         self._greeted_s: dict[str, float] = {}
         self._ready: set[str] = set()  # servers with both directions open
+        self._sessions: dict[str, deque[str]] = {}  # server name -> its latest sessions
         self._subscriptions = [
             node.create_subscription(
                 InferenceReply, f'{self.client.robot}/reply', self._on_reply, CONTROL
@@ -108,8 +110,22 @@ class ServerContacts:
             return
         state = message_to_server_state(message)
         if self.directory.heard(state):
+            self._warn_of_twins(state)
             self._open(state)
         self._greet(state)
+
+    def _warn_of_twins(self, state: ServerState) -> None:
+        """A session that comes back after another one is no restart: two servers have one name."""
+        sessions = self._sessions.setdefault(state.name, deque(maxlen=4))
+        if sessions and sessions[-1] != state.session and state.session in sessions:
+            self._node.get_logger().error(
+                f'two servers are named {state.name}: start one of them with another name '
+                '(server.launch.py name:=...)',
+                throttle_duration_sec=5.0,
+            )
+        sessions.append(state.session)
+        while len(self._sessions) > MAX_SERVERS:
+            del self._sessions[next(iter(self._sessions))]
 
     def _open(self, state: ServerState) -> None:
         """A server (or a new life of it) appeared."""

@@ -131,6 +131,7 @@ class Pipeline:
         self._waiting: _Waiting | None = None
         self._closed = False
         self._loaded = self._prepared(model)
+        self._in_hand: _Loaded | None = None  # what the present frame runs on
         self._thread = threading.Thread(
             target=self._work, name=f'pipeline {model.name}', daemon=True
         )
@@ -167,11 +168,19 @@ class Pipeline:
     def set_strategy(self, name: str) -> None:
         """Use ``name`` from the next frame on; ``StrategyRefused`` when it cannot."""
         self._loaded.prepare(name)
-        self.strategy = name
+        with self._condition:
+            self.strategy = name
 
     def replace_model(self, model: Model) -> None:
-        """Run ``model`` (another variant) from the next frame on; ``StrategyRefused``."""
-        old, self._loaded = self._loaded, self._prepared(model)
+        """Run ``model`` (another variant) from the next frame on; ``StrategyRefused``.
+
+        The frame in hand ends undisturbed on the old one.
+        """
+        prepared = self._prepared(model)
+        with self._condition:
+            old, self._loaded = self._loaded, prepared
+            if self._in_hand is old:
+                return  # closed by the thread when it has answered the frame
         old.close()
 
     def close(self) -> None:
@@ -179,10 +188,12 @@ class Pipeline:
         with self._condition:
             self._closed = True
             dropped, self._waiting = self._waiting is not None, None
+            used = {self._loaded, self._in_hand or self._loaded}
             self._condition.notify()
         if dropped:
             self.statistics.frame_dropped()
-        self._loaded.close()
+        for loaded in used:
+            loaded.close()
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=10.0)
 
@@ -200,8 +211,16 @@ class Pipeline:
                 if self._closed:
                     return
                 waiting, self._waiting = self._waiting, None
+                # Together: the strategy that is asked for is prepared for this model.
+                requested, loaded = self.strategy, self._loaded
+                self._in_hand = loaded
             assert waiting is not None
-            answer = self._answered(waiting)
+            answer = self._answered(waiting, requested, loaded)
+            with self._condition:
+                self._in_hand = None
+                replaced = loaded is not self._loaded
+            if replaced:
+                loaded.close()
             self.statistics.answered(answer)
             try:
                 self._publish(answer, waiting.parts)
@@ -218,11 +237,10 @@ class Pipeline:
                 "model '%s', frame %d: no result", self.model.name, answer.seq
             )
 
-    def _answered(self, waiting: _Waiting) -> Answer:
+    def _answered(self, waiting: _Waiting, requested: str, loaded: _Loaded) -> Answer:
         """The one answer to a frame that was taken up, whatever happens."""
         seq = self.statistics.frame_accepted()
-        # In this order: whatever strategy was asked for is prepared for the model read after it.
-        requested, allowed_s, loaded = self.strategy, self.deadline_s, self._loaded
+        allowed_s = self.deadline_s
         try:
             inputs, buffers = self._read(waiting.parts)
             loaded.model.check_inputs(inputs)

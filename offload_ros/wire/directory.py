@@ -9,6 +9,11 @@ import threading
 import time
 
 MAX_SERVERS = 64  # more names than this on one network are noise
+PROBATION_S = 1.0  # a server that has not answered by then makes room for another name
+MAX_TRIED = 1024  # names that made room and are remembered
+# Sooner than this after the last heartbeat, one of another session is no restart: another node has
+# the same name.
+RESTART_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class ServerDirectory:
         self._clock = clock
         self._lock = threading.Lock()
         self._servers: dict[str, tuple[ServerState, float]] = {}
-        self._last_lost = ''
+        self._last_gone = ''  # which server went last, and how
 
     def heard(self, state: ServerState) -> bool:
         """Take up a heartbeat; True when this server (or this session of it) is new.
@@ -80,7 +85,7 @@ class ServerDirectory:
             if known is None or known[0].session != session:
                 return False
             del self._servers[name]
-            self._last_lost = name
+            self._last_gone = f' ({name} ended)'
         self._report(known[0], 'ended')
         return True
 
@@ -101,7 +106,7 @@ class ServerDirectory:
             ]
             for state in lost:
                 del self._servers[state.name]
-                self._last_lost = state.name
+                self._last_gone = f' ({state.name} is lost)'
         for state in lost:
             self._report(state, 'is lost')
         return [state.name for state in lost]
@@ -133,8 +138,7 @@ class ServerDirectory:
         if not alive:
             if preferred:
                 return None, f'server {preferred} is not there'
-            lost = f' ({self._last_lost} is lost)' if self._last_lost else ''
-            return None, f'no server is there{lost}'
+            return None, f'no server is there{self._last_gone}'
         usable = [
             state
             for state in alive

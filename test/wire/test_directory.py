@@ -118,7 +118,7 @@ def test_server_that_says_that_it_ends_is_gone_at_once(directory, losses):
     assert not directory.leave('/server', 's1')
     assert directory.alive() == []
     assert losses == [('/server', 's1', 'server /server ended')]
-    assert directory.choose('vit', HASH) == (None, 'no server is there (/server is lost)')
+    assert directory.choose('vit', HASH) == (None, 'no server is there (/server ended)')
 
 
 def test_more_servers_than_a_network_has_are_not_taken_up(directory):
