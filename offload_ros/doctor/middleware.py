@@ -199,8 +199,7 @@ def check_loopback(network: NetworkSeen) -> Finding:
             'loopback',
             'two nodes of this very process do not hear each other: multicast or lo is off, or '
             'a firewall drops UDP',
-            'sudo ip link set lo multicast on; sudo ufw allow in proto udp from any to any '
-            'port 7400:65535',
+            'sudo ip link set lo multicast on; sudo ufw allow in proto udp to 224.0.0.0/4',
         )
     text = f'message and answer in {1000 * network.round_trip_s:.1f} ms'
     if network.round_trip_s > SLOW_ROUND_TRIP_S:

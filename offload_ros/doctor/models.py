@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import importlib.util
 import json
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 import zipfile
 
 from offload_ros.doctor.finding import Finding, fail, ok, skip, warn
-from offload_ros.doctor.seen import ManagerSeen, ModelSeen
+from offload_ros.doctor.seen import ManagerSeen, ModelSeen, ServerModel, ServerSeen
 from offload_ros.models.config import ModelConfig, Source
 from offload_ros.models.config_file import load_models_file
 from offload_ros.models.errors import ConfigError
@@ -26,14 +27,7 @@ def read_models(path: str, asked: str = '') -> tuple[list[ModelConfig], Finding]
     try:
         configs = load_models_file(path)
     except ConfigError as error:
-        text = str(error)
-        if not Path(path).exists():
-            return [], fail(
-                name,
-                f'{path} is not on this machine',
-                'run the doctor where the manager runs, or give --models-file FILE',
-            )
-        return [], fail(name, text, f'mend {path}, then start manager and server again')
+        return [], fail(name, str(error), f'mend {path}, then start manager and server again')
     names = ', '.join(config.name for config in configs)
     if asked and os.path.realpath(asked) != os.path.realpath(path):
         return configs, warn(
@@ -42,6 +36,15 @@ def read_models(path: str, asked: str = '') -> tuple[list[ModelConfig], Finding]
             f'ros2 launch offload_ros robot.launch.py models_file:={asked}',
         )
     return configs, ok(name, f'{path}: {names}')
+
+
+def far_models_file(path: str) -> Finding:
+    """The manager names a file that is not here: it runs on another machine."""
+    return warn(
+        'models.yaml',
+        f'{path}, which the manager reads, is not on this machine: inputs are not looked at',
+        'run the doctor on the robot, or give --models-file FILE',
+    )
 
 
 def check_weights(config: ModelConfig, manager: ManagerSeen) -> Finding:
@@ -147,45 +150,60 @@ def _safetensors_problem(file: Path) -> str:
 
 
 def check_model(
-    config: ModelConfig,
-    manager: ManagerSeen,
-    servers: tuple[tuple[str, dict[str, tuple[str, ...]]], ...],
+    config: ModelConfig, manager: ManagerSeen, servers: Sequence[ServerSeen]
 ) -> Finding:
-    """Whether robot and server hold the same. ``servers``: name and, per model, its hashes."""
+    """Whether robot and server hold the same, by the content hash of each."""
     name = f'model {config.name}'
     seen = manager.model(config.name)
+    alive = [server for server in servers if not server.closing]
     if manager.active and not manager.loaded(config.name):
         return warn(
             name,
             'is not loaded by the manager: its frames are not taken up',
             f'ros2 param set {manager.name} {config.name}.loaded true',
         )
-    if not servers:
+    if not alive:
         return skip(name, 'needs a server to compare with')
-    lacking = [server for server, models in servers if config.name not in models]
-    if len(lacking) == len(servers):
-        if not needs_server(config, manager):
-            return ok(name, 'runs on the robot (strategy device); no server has it')
-        listed = '; '.join(f'{who} has {", ".join(models) or "none"}' for who, models in servers)
+    if not needs_server(config, manager):
+        return ok(name, 'runs on the robot (strategy device)')
+    holders = [(server, _held(server, config.name)) for server in alive]
+    if not any(held for _, held in holders):
+        names = {server.name: sorted({each.name for each in server.models}) for server in alive}
+        listed = '; '.join(f'{who} has {", ".join(held) or "none"}' for who, held in names.items())
         return fail(
             name,
             f'no server has it ({listed})',
             f"add '{config.name}:' to the server's models.yaml, as it is in the robot's",
         )
     if seen is None:
-        return skip(name, f'{_with(servers, config.name)}; needs an active manager to compare')
-    equal = [server for server, models in servers if seen.hash in models.get(config.name, ())]
+        there = ', '.join(server.name for server, held in holders if held)
+        return skip(name, f'{there} has it; needs an active manager to compare')
+    own = f'{seen.variant} ({seen.hash[:8]})'
+    equal = [server.name for server, held in holders if seen.hash in {each.hash for each in held}]
     if equal:
-        return ok(name, f'{seen.variant} ({seen.hash[:8]}) is the same on {", ".join(equal)}')
-    if not needs_server(config, manager):
-        return ok(name, 'runs on the robot (strategy device); no server has the same')
-    theirs = _with([each for each in servers if each[0] not in lacking], config.name)
+        return ok(name, f'{own} is the same on {", ".join(equal)}')
+    same_variant = [
+        (server, each) for server, held in holders for each in held if each.variant == seen.variant
+    ]
+    if same_variant:
+        theirs = ', '.join(f'{each.hash[:8]} on {server.name}' for server, each in same_variant)
+        return fail(
+            name,
+            f"{own} on the robot is not the server's '{seen.variant}' ({theirs})",
+            "copy the robot's models.yaml and weights to the server, and start it again (weights, "
+            f"source, inputs, preprocess and outputs of '{config.name}:' must be the same)",
+        )
+    theirs = ', '.join(sorted({each.variant for _, held in holders for each in held}))
     return fail(
         name,
-        f'the robot has {seen.variant} ({seen.hash[:8]}), another than {theirs}',
-        f'give both the same weights, source, inputs, preprocess and outputs of '
-        f"'{config.name}:' (copy the robot's models.yaml and weights to the server)",
+        f'the robot runs variant {own}, the server has only {theirs}',
+        f"add '{seen.variant}' to variants of '{config.name}:' in the server's models.yaml, or "
+        f'ros2 param set {manager.name} {config.name}.variant {theirs.split(", ")[0]}',
     )
+
+
+def _held(server: ServerSeen, name: str) -> list[ServerModel]:
+    return [model for model in server.models if model.name == name]
 
 
 def needs_server(config: ModelConfig, manager: ManagerSeen) -> bool:
@@ -193,12 +211,3 @@ def needs_server(config: ModelConfig, manager: ManagerSeen) -> bool:
     seen = manager.model(config.name)
     asked = seen.requested if seen else manager.parameters.get(f'{config.name}.strategy')
     return (asked or config.strategy) != 'device'
-
-
-def _with(servers: object, model: str) -> str:
-    assert isinstance(servers, (list, tuple))
-    return ', '.join(
-        f'{server} ({", ".join(sorted(key[:8] for key in models[model]))})'
-        for server, models in servers
-        if model in models
-    )

@@ -62,7 +62,7 @@ def _no_manager(
             f'ros2 run offload_ros doctor --namespace {namespace or "/"} --manager {node}',
         )
     hidden = _hidden(env, processes, 'offload_manager', manager.name)
-    return hidden_finding(name, text, hidden, env) or fail(name, text, launch)
+    return hidden_finding(name, text, hidden, env, launch) or fail(name, text, launch)
 
 
 def _hidden(
@@ -78,9 +78,12 @@ def _hidden(
 
 
 def hidden_finding(
-    name: str, text: str, process: HostProcess | None, env: Mapping[str, str]
+    name: str, text: str, process: HostProcess | None, env: Mapping[str, str], launch: str
 ) -> Finding | None:
-    """Why a process that runs on this machine is not seen on the network."""
+    """Why a process that runs on this machine is not seen on the network.
+
+    ``launch``: starts another one, should that one be somebody else's.
+    """
     if process is None:
         return None
     who = f'{text}, but process {process.pid} of this machine is {process.node}'
@@ -88,7 +91,7 @@ def hidden_finding(
         return fail(
             name,
             f'{who} in ROS_DOMAIN_ID {process.domain}, this shell is in {domain_of(env)}',
-            f'export ROS_DOMAIN_ID={process.domain}',
+            f'export ROS_DOMAIN_ID={process.domain} if it is the one; else {launch}',
         )
     for variable in ('RMW_IMPLEMENTATION', 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_LOCALHOST_ONLY'):
         theirs, ours = process.environment.get(variable, ''), env.get(variable, '')
@@ -130,7 +133,7 @@ def check_servers(
             )
         ]
     hidden = _hidden(env, processes, 'offload_server')
-    found = hidden_finding('server', 'no server is heard', hidden, env)
+    found = hidden_finding('server', 'no server is heard', hidden, env, launch)
     if found is not None:
         return [found]
     far = ''

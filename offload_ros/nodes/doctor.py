@@ -22,7 +22,7 @@ from rich.console import Console
 from offload_ros.doctor.examine import Surroundings, before_ros, network, settings
 from offload_ros.doctor.finding import Finding, Level, exit_status, fail
 from offload_ros.doctor.host import check_host
-from offload_ros.doctor.models import read_models
+from offload_ros.doctor.models import far_models_file, read_models
 from offload_ros.doctor.report import print_findings, verdict
 from offload_ros.doctor.seen import Seen
 from offload_ros.doctor.shell import (
@@ -71,6 +71,11 @@ class Models:
 
     def read(self, of_manager: str = '') -> list[ModelConfig]:
         """Read it; ``of_manager``: the manager's parameter, empty when there is none."""
+        if of_manager and not os.path.exists(of_manager):
+            if not self._asked:
+                self.path, self.finding = of_manager, far_models_file(of_manager)
+                return []
+            of_manager = ''
         path = of_manager or self._asked or self._default
         self.path = '' if os.path.realpath(path) == os.path.realpath(self._default) else path
         self.configs, self.finding = read_models(path, self._asked if of_manager else '')
@@ -83,7 +88,7 @@ def examine(arguments: argparse.Namespace, around: Surroundings, models: Models)
     if any(finding.level is Level.FAIL for finding in findings):
         models.read()
         return [*findings, *([models.finding] if models.finding else []), *check_host()]
-    if not profile_of(around.env):
+    if not os.path.isfile(profile_of(around.env)):
         # As the launch files do, so that what is measured is what robot and server have.
         os.environ[profile_variable(around.env)] = around.profile
     namespace = '/' + arguments.namespace.strip('/')
@@ -110,7 +115,7 @@ def examine(arguments: argparse.Namespace, around: Surroundings, models: Models)
 def main() -> None:
     """Entry point of ``ros2 run offload_ros doctor``."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: os._exit(128 + number))
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     words = sys.argv[1:]
     if '--ros-args' in words:  # of no meaning here, but some tools add them
         words = words[: words.index('--ros-args')]

@@ -50,9 +50,10 @@ from offload_ros.nodes.doctor_traffic import (
 from offload_ros.nodes.topics import HEARTBEAT_TOPIC, SENSOR, STATUS
 
 DISCOVERY_S = 3.0  # the longest that it takes to find everything
-LEAST_DISCOVERY_S = 1.2  # heartbeats are heard for longer than a second
+LEAST_ASKING_S = 1.5
 WINDOW_S = 1.5
 PING_S = 0.1
+ASK_AGAIN_S = 0.5
 PAYLOAD = 'x' * 100_000  # more than one datagram
 MANY = QoSProfile(depth=200)
 BEST_EFFORT = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -86,6 +87,7 @@ class Observer:
         manager: str,
         read_models: ReadModels,
     ) -> None:
+        self._began_s = time.monotonic()
         self._namespace, self._manager = namespace, manager
         self._full_name = f'{namespace.rstrip("/")}/{manager}'
         self._read_models = read_models
@@ -109,7 +111,7 @@ class Observer:
         self._results: dict[str, Traffic] = {}
         self._parameters: dict[str, Any] = {}
         self._state = ''
-        self._asked: dict[str, Any] = {}  # what -> future of the answer
+        self._asked: dict[str, tuple[Any, float]] = {}  # what -> future of the answer, asked when
         self._start_listening()
         # PyTorch takes two seconds to import; the middleware discovers meanwhile.
         from offload_ros.nodes import sensor_inputs
@@ -134,12 +136,16 @@ class Observer:
 
     def look(self, timeout_s: float) -> Seen:
         """Discover, then measure."""
-        began_s = time.monotonic()
-        end_s = began_s + min(DISCOVERY_S, timeout_s - WINDOW_S)
-        while (now_s := time.monotonic()) < end_s:
-            self._ask()
-            if now_s - began_s > LEAST_DISCOVERY_S and self._complete():
+        now_s = time.monotonic()
+        # Discovery began with the participants; questions are asked from now on.
+        last_s = now_s + timeout_s - WINDOW_S
+        end_s = min(last_s, max(self._began_s + DISCOVERY_S, now_s + LEAST_ASKING_S))
+        while not self._complete():
+            # A manager that is there but busy is waited for: its file tells what to look at.
+            silent = self._configs is None and self._get.service_is_ready()
+            if time.monotonic() > (last_s if silent else end_s):
                 break
+            self._ask()
             self._spin(0.02)
         if self._configs is None:
             self._listen_to_models('')
@@ -197,11 +203,13 @@ class Observer:
         return True
 
     def _answer(self, what: str, call: Callable[[], Any]) -> Any:
-        future = self._asked.get(what)
-        if future is None:
-            self._asked[what] = call()
-            return None
-        return future.result() if future.done() else None
+        now_s = time.monotonic()
+        future, asked_s = self._asked.get(what, (None, 0.0))
+        if future is not None and future.done():
+            return future.result()
+        if future is None or now_s - asked_s > ASK_AGAIN_S:
+            self._asked[what] = call(), now_s
+        return None
 
     def _complete(self) -> bool:
         """Whether longer discovery would find nothing more of a system that works."""

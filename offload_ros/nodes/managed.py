@@ -111,8 +111,10 @@ class ManagedNode(LifecycleNode):
         return SUCCESS
 
     def _on_set_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
+        if not self._configured:  # nobody has read them yet
+            return SetParametersResult(successful=True)
         for parameter in parameters:
-            if self._configured and parameter.name in self.FIXED_WHEN_CONFIGURED:
+            if parameter.name in self.FIXED_WHEN_CONFIGURED:
                 reason = f'{parameter.name} is read when configured: deactivate and clean up first'
                 return SetParametersResult(successful=False, reason=reason)
         reason = self.refusal(parameters)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where Humble has it
 from rclpy.parameter import Parameter
 from rclpy.task import Future
@@ -66,7 +67,9 @@ class OffloadManager(ManagedNode):
         self._timers_active: list[Any] = []
         self._publishers: list[Any] = []
         self._later: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.create_service(SetModel, '~/set_model', self._on_set_model)
+        # A group of its own: while its callback awaits, nothing else of its group is called.
+        group = MutuallyExclusiveCallbackGroup()
+        self.create_service(SetModel, '~/set_model', self._on_set_model, callback_group=group)
 
     def configure(self) -> None:
         """Read models.yaml; declare each model's parameters and its result topic."""

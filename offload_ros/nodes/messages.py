@@ -22,6 +22,8 @@ from offload_ros.wire.directory import ServerState
 from offload_ros.wire.exchange import Kind, Reply, Request, Status
 from offload_ros.wire.tensors import Limits, WireError, decode_all, encode
 
+MAX_MODELS = 1000  # of one server; beyond it a heartbeat would hold the robot up
+
 
 def request_to_message(request: Request) -> InferenceRequest:
     """A request ready to be published."""
@@ -128,6 +130,9 @@ def heartbeat_message(
 
 def message_to_server_state(message: Any) -> ServerState:
     """A received heartbeat."""
+    hashes: dict[str, set[str]] = {}
+    for info in message.models[:MAX_MODELS]:
+        hashes.setdefault(info.name, set()).add(info.hash)
     return ServerState(
         name=message.server,
         session=message.session,
@@ -136,10 +141,7 @@ def message_to_server_state(message: Any) -> ServerState:
         queue_length=message.queue_length,
         queue_limit=message.queue_limit,
         busy=message.busy,
-        models={
-            name: frozenset(info.hash for info in message.models if info.name == name)
-            for name in {info.name for info in message.models}
-        },
+        models={name: frozenset(each) for name, each in hashes.items()},
     )
 
 

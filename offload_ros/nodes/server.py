@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 import os
 import queue
 import threading
@@ -12,9 +13,11 @@ import uuid
 
 from ament_index_python.packages import get_package_share_directory
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where Humble has it
 from rclpy.exceptions import InvalidHandle
 from rclpy.publisher import Publisher
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 import torch
 
@@ -34,6 +37,7 @@ from offload_ros.nodes.topics import (
     HEARTBEAT_S,
     HEARTBEAT_TOPIC,
     SESSION_SILENT_S,
+    request_topics,
     valid_node_name,
 )
 from offload_ros.server.engine import Engine
@@ -42,6 +46,15 @@ from offload_ros.wire.exchange import Kind, Reply, Status
 from offload_ros.wire.tensors import Limits, WireError
 
 MAX_SESSIONS = 64
+
+
+@dataclass
+class _Session:
+    """One connected robot: the topics to it and from it alone, and when it was heard last."""
+
+    replies: Publisher
+    requests: Subscription
+    heard_s: float
 
 
 class OffloadServer(ManagedNode):
@@ -69,13 +82,15 @@ class OffloadServer(ManagedNode):
         self._runtime = ''
         self._configs: dict[str, ModelConfig] = {}
         self._engine: Engine | None = None
-        self._replies: dict[str, tuple[Publisher, float]] = {}  # session -> publisher, last heard
+        self._sessions: dict[str, _Session] = {}  # by the robot's session
         self._robots: dict[str, str] = {}  # robot name -> its session
         self._active_parts: list[tuple[Callable[[Any], Any], Any]] = []  # (destroy, entity)
         self._publishers: list[Any] = []
         self._loading: list[threading.Thread] = []
         self._later: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.create_service(SetModel, '~/set_model', self._on_set_model)
+        # A group of its own: while its callback awaits, nothing else of its group is called.
+        group = MutuallyExclusiveCallbackGroup()
+        self.create_service(SetModel, '~/set_model', self._on_set_model, callback_group=group)
 
     def configure(self) -> None:
         """Read models.yaml, create the heartbeat's and the diagnostics' topics."""
@@ -101,7 +116,7 @@ class OffloadServer(ManagedNode):
             (
                 self.destroy_subscription,
                 self.create_subscription(
-                    InferenceRequest, f'{name}/request', self._on_request, CONTROL
+                    InferenceRequest, request_topics(name, '')[0], self._on_request, CONTROL
                 ),
             ),
             # Liveness counts real time, also when a simulation's /clock stands still.
@@ -124,7 +139,7 @@ class OffloadServer(ManagedNode):
         for thread in self._loading:
             thread.join()
         self._run_later()
-        for session in list(self._replies):
+        for session in list(self._sessions):
             self._forget(session, 'is left')
 
     def cleanup(self) -> None:
@@ -151,8 +166,8 @@ class OffloadServer(ManagedNode):
             return
         self._heartbeat.publish(heartbeat_message(self._engine, self._runtime, self._device()))
         now = time.monotonic()
-        for session, (_, heard_s) in list(self._replies.items()):
-            if now - heard_s > SESSION_SILENT_S:
+        for session, known in list(self._sessions.items()):
+            if now - known.heard_s > SESSION_SILENT_S:
                 self._forget(session, 'is silent')
 
     def _run_later(self) -> None:
@@ -163,7 +178,7 @@ class OffloadServer(ManagedNode):
         if self._engine is not None:
             self._diagnostics.publish(
                 server_diagnostics(
-                    self._engine, len(self._replies), self.get_clock().now().to_msg()
+                    self._engine, len(self._sessions), self.get_clock().now().to_msg()
                 )
             )
 
@@ -189,10 +204,10 @@ class OffloadServer(ManagedNode):
     def _session(self, robot: str, session: str) -> Publisher | None:
         """The way back to a robot; opened when it first speaks, None when it may not have one."""
         now = time.monotonic()
-        known = self._replies.get(session)
+        known = self._sessions.get(session)
         if known is not None:
-            self._replies[session] = (known[0], now)
-            return known[0]
+            known.heard_s = now
+            return known.replies
         log = self.get_logger()
         if not valid_node_name(robot) or not session:
             text = f'a request names the robot {robot[:80]!r}, which is no node name: dropped'
@@ -200,25 +215,28 @@ class OffloadServer(ManagedNode):
             return None
         if robot in self._robots:
             self._forget(self._robots[robot], 'began a new session')
-        if len(self._replies) >= MAX_SESSIONS:
+        if len(self._sessions) >= MAX_SESSIONS:
             text = f'{robot} is refused: {MAX_SESSIONS} robots are connected'
             log.warning(text, throttle_duration_sec=10.0)
             return None
         publisher = self.create_publisher(InferenceReply, f'{robot}/reply', CONTROL)
-        self._replies[session] = (publisher, now)
+        own = request_topics(self.get_fully_qualified_name(), robot)[1]
+        requests = self.create_subscription(InferenceRequest, own, self._on_request, CONTROL)
+        self._sessions[session] = _Session(publisher, requests, now)
         self._robots[robot] = session
         log.info(f'robot {robot} connected')
         return publisher
 
     def _forget(self, session: str, why: str) -> None:
-        publisher, _ = self._replies.pop(session)
+        known = self._sessions.pop(session)
         if self._engine is not None:
             self._engine.drop(session)
         for robot, current in list(self._robots.items()):
             if current == session:
                 del self._robots[robot]
                 self.get_logger().info(f'robot {robot} {why}')
-        self.destroy_publisher(publisher)
+        self.destroy_publisher(known.replies)
+        self.destroy_subscription(known.requests)
 
     def _send(self, publisher: Publisher, reply: Reply) -> None:
         """Called in the engine's thread too."""
@@ -245,7 +263,9 @@ class OffloadServer(ManagedNode):
         if request.loaded:
             present = {(model.name, model.variant) for model in engine.models}
             missing = [each for each in chosen if (each.name, each.variant) not in present]
-            response.message = await self._load_later(engine, missing)
+            response.message = await self._load_later(engine, missing) or ''
+            if self._engine is not engine:
+                response.message = 'the server was deactivated'
         else:
             for variant in variants:
                 engine.remove(config.name, variant)
@@ -266,6 +286,8 @@ class OffloadServer(ManagedNode):
                     engine.add(self._load(config))
             except (ConfigError, ModelError) as failure:
                 error = str(failure)
+            except Exception as failure:  # foreign code loads models: whatever it raises is told
+                error = f'{type(failure).__name__}: {failure}'
             self._later.put(lambda: done.set_result(error))
 
         thread = threading.Thread(target=load, name='load', daemon=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 import time
 from typing import Any
 import uuid
@@ -17,9 +16,17 @@ from offload_ros.nodes.messages import (
     message_to_server_state,
     request_to_message,
 )
-from offload_ros.nodes.topics import CONTROL, HEARTBEAT, HEARTBEAT_TOPIC, HELLO_S, valid_node_name
+from offload_ros.nodes.topics import (
+    CONTROL,
+    HEARTBEAT,
+    HEARTBEAT_S,
+    HEARTBEAT_TOPIC,
+    HELLO_S,
+    request_topics,
+    valid_node_name,
+)
 from offload_ros.wire.client import OffloadClient
-from offload_ros.wire.directory import MAX_SERVERS, ServerDirectory, ServerState
+from offload_ros.wire.directory import ServerDirectory, ServerState
 from offload_ros.wire.exchange import Request
 from offload_ros.wire.tensors import Limits
 
@@ -37,10 +44,11 @@ class ServerContacts:
         self.client = OffloadClient(
             node.get_fully_qualified_name(), uuid.uuid4().hex[:16], self.directory, self.transmit
         )
-        self._requests: dict[str, Publisher] = {}  # server name -> its request topic
+        # Server name -> its shared request topic, and this robot's own.
+        self._requests: dict[str, tuple[Publisher, Publisher]] = {}
         self._greeted_s: dict[str, float] = {}
         self._ready: set[str] = set()  # servers with both directions open
-        self._sessions: dict[str, deque[str]] = {}  # server name -> its latest sessions
+        self._watched_s = time.monotonic()
         self._subscriptions = [
             node.create_subscription(
                 InferenceReply, f'{self.client.robot}/reply', self._on_reply, CONTROL
@@ -52,9 +60,13 @@ class ServerContacts:
 
     def transmit(self, server: ServerState, request: Request) -> None:
         """Publish a request; called from the pipelines' threads too."""
-        publisher = self._requests.get(server.name)
+        publishers = self._requests.get(server.name)
         try:
-            if publisher is not None:
+            if publishers is not None:
+                shared, own = publishers
+                # The server opens our own topic when we first speak, and closes it when we are
+                # silent for long: then the shared one opens it again.
+                publisher = own if own.get_subscription_count() else shared
                 publisher.publish(request_to_message(request))
                 return
         except InvalidHandle:
@@ -63,6 +75,12 @@ class ServerContacts:
 
     def watch(self) -> None:
         """Notice silent servers; to be called every few ten milliseconds."""
+        now = time.monotonic()
+        pause_s, self._watched_s = now - self._watched_s, now
+        if pause_s > HEARTBEAT_S:  # this node was held up: servers are heard again after this
+            self.directory.excuse(pause_s)
+        for name in set(self._requests) - self.directory.names():
+            self._close(name)  # it made room for another one
         for name in self.directory.expire():
             self._node.get_logger().warning(f'server {name} is lost: this robot computes by itself')
             self._close(name)
@@ -110,29 +128,24 @@ class ServerContacts:
             return
         state = message_to_server_state(message)
         if self.directory.heard(state):
-            self._warn_of_twins(state)
             self._open(state)
-        self._greet(state)
-
-    def _warn_of_twins(self, state: ServerState) -> None:
-        """A session that comes back after another one is no restart: two servers have one name."""
-        sessions = self._sessions.setdefault(state.name, deque(maxlen=4))
-        if sessions and sessions[-1] != state.session and state.session in sessions:
-            self._node.get_logger().error(
+        if self.directory.holds(state.name, state.session):
+            self._greet(state)
+        elif state.name in self._requests:
+            log.error(
                 f'two servers are named {state.name}: start one of them with another name '
                 '(server.launch.py name:=...)',
                 throttle_duration_sec=5.0,
             )
-        sessions.append(state.session)
-        while len(self._sessions) > MAX_SERVERS:
-            del self._sessions[next(iter(self._sessions))]
 
     def _open(self, state: ServerState) -> None:
         """A server (or a new life of it) appeared."""
         self._close(state.name)
-        self._requests[state.name] = self._node.create_publisher(
-            InferenceRequest, f'{state.name}/request', CONTROL
+        shared, own = (
+            self._node.create_publisher(InferenceRequest, topic, CONTROL)
+            for topic in request_topics(state.name, self.client.robot)
         )
+        self._requests[state.name] = (shared, own)
         self._node.get_logger().info(
             f'server {state.name} is there ({state.device}, models: {", ".join(state.models)})'
         )
@@ -140,8 +153,7 @@ class ServerContacts:
     def _close(self, server: str) -> None:
         self._greeted_s.pop(server, None)
         self._ready.discard(server)
-        publisher = self._requests.pop(server, None)
-        if publisher is not None:
+        for publisher in self._requests.pop(server, ()):
             self._node.destroy_publisher(publisher)
 
     def _greet(self, state: ServerState) -> None:

@@ -18,11 +18,21 @@ STATUS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # DDS tells the reader when a heartbeat is overdue or its writer is gone; which server that was, and
 # whether it is lost, is decided by ServerDirectory.
 HEARTBEAT = QoSProfile(
-    depth=1,
+    # A reader keeps so many of all servers together: one must not push another's out.
+    depth=64,
     deadline=Duration(seconds=3 * HEARTBEAT_S),
     liveliness=LivelinessPolicy.AUTOMATIC,
     liveliness_lease_duration=Duration(seconds=4 * HEARTBEAT_S),
 )
+
+
+def request_topics(server: str, robot: str) -> tuple[str, str]:
+    """The topic to ``server`` that all robots share, and the one of ``robot`` alone.
+
+    A reader keeps the newest few messages of all its writers together: on a shared topic one robot
+    that floods pushes the others' requests out. Of its own topic each robot is served in turn.
+    """
+    return f'{server}/request', f'{server}/request{robot}'
 
 
 def valid_node_name(name: str) -> bool:

@@ -16,6 +16,7 @@ from offload_ros.server.fair_queue import Entry, FairQueue
 from offload_ros.wire.exchange import Reply, Request, Status
 
 BUSY_SPAN_S = 1.0
+TYPICAL_OF = 5  # a model's duration is expected to be the median of so many: slow spells show soon
 
 
 class Engine:
@@ -35,7 +36,9 @@ class Engine:
         self._closed = False
         self._busy: deque[tuple[float, float]] = deque(maxlen=1000)
         self._running: tuple[Entry, float] | None = None  # and when it began
-        self._models: dict[str, dict[str, Model]] = {}  # name -> content hash -> model
+        # Name -> content hash -> model; inner ones are replaced, never changed, for the readers.
+        self._models: dict[str, dict[str, Model]] = {}
+        self._changing = threading.Lock()  # models are added by threads that load them
         self._durations: dict[str, Window] = {}  # content hash -> computing, seconds
         for model in models:
             self.add(model)
@@ -49,19 +52,19 @@ class Engine:
 
     def add(self, model: Model) -> None:
         """Serve ``model`` too; another variant of a name is kept beside it."""
-        self._durations.setdefault(model.hash, Window(20))
-        same = dict(self._models.get(model.name, {}))
-        same[model.hash] = model
-        self._models[model.name] = same
+        with self._changing:
+            self._durations.setdefault(model.hash, Window(TYPICAL_OF))
+            self._models[model.name] = {**self._models.get(model.name, {}), model.hash: model}
 
     def remove(self, name: str, variant: str) -> bool:
         """Serve a variant no more; what runs on it ends well. False when it was not there."""
-        same = self._models.get(name, {})
-        kept = {key: model for key, model in same.items() if model.variant != variant}
-        if kept:
-            self._models[name] = kept
-        else:
-            self._models.pop(name, None)
+        with self._changing:
+            same = self._models.get(name, {})
+            kept = {key: model for key, model in same.items() if model.variant != variant}
+            if kept:
+                self._models[name] = kept
+            else:
+                self._models.pop(name, None)
         return len(kept) < len(same)
 
     @property
@@ -159,7 +162,9 @@ class Engine:
         wait_s = sum(self._typical_s(entry.request) for entry in ahead)
         if self._running is not None:
             entry, began_s = self._running
-            wait_s += max(0.0, self._typical_s(entry.request) - (time.monotonic() - began_s))
+            typical_s, so_far_s = self._typical_s(entry.request), time.monotonic() - began_s
+            # One that takes longer than usual is expected to take as long again.
+            wait_s += typical_s - so_far_s if so_far_s < typical_s else so_far_s
         needed_s = wait_s + self._typical_s(request)
         if needed_s <= request.budget_s:
             return ''

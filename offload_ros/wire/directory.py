@@ -51,22 +51,31 @@ class ServerDirectory:
         self.on_lost = on_lost
         self._clock = clock
         self._lock = threading.Lock()
-        self._servers: dict[str, tuple[ServerState, float]] = {}
+        self._servers: dict[str, tuple[ServerState, float]] = {}  # and when it was heard last
+        self._since_s: dict[str, float] = {}  # server name -> when it was taken up
+        self._tried: dict[str, None] = {}  # names that made room; a set in order of time
         self._last_gone = ''  # which server went last, and how
 
     def heard(self, state: ServerState) -> bool:
         """Take up a heartbeat; True when this server (or this session of it) is new.
 
-        A name beyond ``MAX_SERVERS`` is not taken up, and is not new: nothing may be opened for it.
+        Not taken up, and not new, for nothing may be opened for it (``holds`` tells): a name beyond
+        ``MAX_SERVERS``, unless one there has not answered for ``PROBATION_S``; and another session
+        of a server that was just heard, which is a second server of that name.
         """
+        now = self._clock()
         with self._lock:
             known = self._servers.get(state.name)
             restarted = known is not None and known[0].session != state.session
             if known is not None and not restarted:
                 state = replace(state, connected=known[0].connected)
-            if known is None and len(self._servers) >= MAX_SERVERS:
+            if known is not None and restarted and now - known[1] < RESTART_S:
                 return False
-            self._servers[state.name] = (state, self._clock())
+            if known is None and not self._has_room(state.name, now):
+                return False
+            self._servers[state.name] = (state, now)
+            if known is None or restarted:
+                self._since_s[state.name] = now
         if known is not None and restarted:
             self._report(known[0], 'was restarted')
         return known is None or restarted
@@ -78,13 +87,38 @@ class ServerDirectory:
             if known is not None and known[0].session == session:
                 self._servers[name] = (replace(known[0], connected=True), known[1])
 
+    def _has_room(self, name: str, now: float) -> bool:
+        """Whether a new name may come in; whoever only talks and never answers makes room for it.
+
+        Not for a name that had its time itself: many of them would take turns for ever.
+        """
+        if len(self._servers) < MAX_SERVERS:
+            return True
+        silent = [
+            other
+            for other, (state, _) in self._servers.items()
+            if not state.connected and now - self._since_s[other] > PROBATION_S
+        ]
+        if name in self._tried or not silent:
+            return False
+        replaced = min(silent, key=lambda other: self._since_s[other])
+        self._drop(replaced)
+        self._tried[replaced] = None
+        if len(self._tried) > MAX_TRIED:
+            del self._tried[next(iter(self._tried))]
+        return True
+
+    def _drop(self, name: str) -> None:
+        del self._servers[name]
+        del self._since_s[name]
+
     def leave(self, name: str, session: str) -> bool:
         """A server said that it ends; True when this session of it was known."""
         with self._lock:
             known = self._servers.get(name)
             if known is None or known[0].session != session:
                 return False
-            del self._servers[name]
+            self._drop(name)
             self._last_gone = f' ({name} ended)'
         self._report(known[0], 'ended')
         return True
@@ -105,11 +139,23 @@ class ServerDirectory:
                 if now - heard_s > self.lost_after_s
             ]
             for state in lost:
-                del self._servers[state.name]
+                self._drop(state.name)
                 self._last_gone = f' ({state.name} is lost)'
         for state in lost:
             self._report(state, 'is lost')
         return [state.name for state in lost]
+
+    def names(self) -> set[str]:
+        """All that are known and not lost yet."""
+        with self._lock:
+            return set(self._servers)
+
+    def excuse(self, pause_s: float) -> None:
+        """Nobody could listen for ``pause_s`` until now: that is not counted as their silence."""
+        now = self._clock()
+        with self._lock:
+            for name, (state, heard_s) in self._servers.items():
+                self._servers[name] = (state, min(now, heard_s + pause_s))
 
     def alive(self) -> list[ServerState]:
         """Servers heard within the last ``lost_after_s``, by name."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 import time
 
 import torch
@@ -62,6 +64,25 @@ class Identity(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         time.sleep(self.delay_s)
         return image.double().mean().reshape(1)
+
+
+class Paced(Identity):
+    """``Identity`` plus ``offset``, whose delay each process reads anew for every inference.
+
+    It stands in seconds in the file that the environment variable PACE names; without one it is
+    none. So a test makes a server slow, and quick again, while it runs.
+    """
+
+    def __init__(self, offset: float = 0.0, load_s: float = 0.0) -> None:
+        super().__init__()
+        self.offset = offset
+        time.sleep(load_s)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        file = os.environ.get('PACE')
+        if file:
+            time.sleep(float(Path(file).read_text()))
+        return super().forward(image) + self.offset
 
 
 def export_conv(path: str) -> None:

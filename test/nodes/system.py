@@ -39,6 +39,7 @@ class Process:
     def __init__(self, domain: int, *command: str, **environment: str) -> None:
         self.command = command
         self._output: list[str] = []
+        self.told_to_end = False
         self.process = subprocess.Popen(
             command,
             env={
@@ -80,6 +81,7 @@ class Process:
 
     def send(self, number: int) -> None:
         """Send a signal to the process alone; ``ros2 run`` gets it as a terminal sends it."""
+        self.told_to_end |= number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
         if self.command[:2] == ('ros2', 'run'):
             os.killpg(self.process.pid, number)
         else:
@@ -134,14 +136,38 @@ class Listener:
         self.node.create_subscription(kind, topic, received.append, qos)
         return received
 
+    def collect_timed(
+        self, kind: type, topic: str, qos: QoSProfile | int = 100
+    ) -> list[tuple[float, Any]]:
+        """As ``collect``, each message with the steady time of its arrival."""
+        received: list[tuple[float, Any]] = []
+        self.node.create_subscription(
+            kind, topic, lambda message: received.append((time.monotonic(), message)), qos
+        )
+        return received
+
+    def call(self, kind: type, name: str, request: Any, limit_s: float = 30.0) -> Any:
+        """Call a service and return its response."""
+        client = self.node.create_client(kind, name)
+        try:
+            assert client.wait_for_service(limit_s), f'no service {name}'
+            future = client.call_async(request)
+            until(future.done, f'an answer of {name}', limit_s)
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
     def results(self, model: str) -> list[Any]:
         """Results of ``model`` from now on."""
         return self.collect(InferenceResult, f'inference/result/{model}')
 
-    def publisher(self, kind: type, topic: str, reliable: bool = True) -> Any:
+    def publisher(
+        self, kind: type, topic: str, qos: QoSProfile | int = 10, reliable: bool = True
+    ) -> Any:
         """A publisher; reliable, as a good camera driver."""
-        policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        return self.node.create_publisher(kind, topic, QoSProfile(depth=10, reliability=policy))
+        if not reliable:
+            qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+        return self.node.create_publisher(kind, topic, qos)
 
     def close(self) -> None:
         """End the node and its thread."""

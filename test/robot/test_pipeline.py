@@ -65,6 +65,11 @@ def start(lane, monkeypatch):
         run.pipeline.close()
 
 
+def idle(lane):
+    """Wait until the lane has done what it has: above all, timed the model."""
+    lane.submit(lambda: None).result()
+
+
 def test_device_strategy_gives_what_the_model_gives(start, make_model, x):
     run = start(make_model())
     answer = run.ask(x)
@@ -136,12 +141,14 @@ def test_strategy_that_gives_up_is_replaced_at_once_with_its_reason(start, make_
     assert run.pipeline.statistics.fallbacks == 1
 
 
-def test_silent_strategy_is_overtaken_by_the_robot_in_time(start, make_model, doubled, stub, x):
+def test_silent_strategy_is_overtaken_by_the_robot_in_time(
+    start, make_model, doubled, stub, lane, x
+):
     module = doubled(0.4)
     silent = stub()
     run = start(make_model(module, strategy='stub', deadline_ms=2000.0), silent)
     run.ask(x)  # begins to time the model, which takes 0.4 s
-    time.sleep(1.0)
+    idle(lane)
     module.seconds, calls = 0.0, module.calls
     silent.answer = silent.never
     answer = run.ask(x)
@@ -155,12 +162,14 @@ def test_silent_strategy_is_overtaken_by_the_robot_in_time(start, make_model, do
     assert answer.seq in silent.cancelled, 'the strategy is told to end'
 
 
-def test_slow_strategy_that_answers_before_the_robot_is_used(start, make_model, doubled, stub, x):
+def test_slow_strategy_that_answers_before_the_robot_is_used(
+    start, make_model, doubled, stub, lane, x
+):
     module = doubled()
     slow = stub()
     run = start(make_model(module, strategy='stub'), slow)
     run.ask(x)
-    time.sleep(0.1)
+    idle(lane)
     calls = module.calls
     slow.answer = lambda frame, _: time.sleep(0.2) or slow.result(frame)
     answer = run.ask(x)
@@ -172,7 +181,7 @@ def test_slow_strategy_that_answers_before_the_robot_is_used(start, make_model, 
 
 
 def test_strategy_that_answers_while_the_robot_computes_is_used(
-    start, make_model, doubled, stub, x
+    start, make_model, doubled, stub, lane, x
 ):
     module = doubled(0.5)
     run = start(make_model(module, strategy='stub', deadline_ms=600.0), racing := stub())
@@ -182,7 +191,7 @@ def test_strategy_that_answers_while_the_robot_computes_is_used(
         return racing.result(frame)
 
     run.ask(x)
-    time.sleep(1.5)  # the model is timed
+    idle(lane)
     module.began.clear()
     racing.answer = answer_later
     answer = run.ask(x)
@@ -190,12 +199,12 @@ def test_strategy_that_answers_while_the_robot_computes_is_used(
 
 
 def test_model_too_heavy_for_the_deadline_begins_at_it_and_is_late(
-    start, make_model, doubled, stub, x
+    start, make_model, doubled, stub, lane, x
 ):
     module = doubled(0.4)
     run = start(make_model(module, strategy='stub', deadline_ms=200.0), silent := stub())
     run.ask(x)
-    time.sleep(1.2)
+    idle(lane)
     module.began.clear()
     silent.answer = silent.never
     received_s = time.monotonic()
@@ -209,11 +218,11 @@ def test_model_too_heavy_for_the_deadline_begins_at_it_and_is_late(
 
 
 def test_strategy_has_more_time_than_the_deadline_when_the_robot_is_slower_still(
-    start, make_model, doubled, stub, x
+    start, make_model, doubled, stub, lane, x
 ):
     run = start(make_model(doubled(0.5), strategy='stub', deadline_ms=100.0), slow := stub())
     run.ask(x)
-    time.sleep(1.5)
+    idle(lane)
     slow.answer = lambda frame, _: time.sleep(0.2) or slow.result(frame)
     answer = run.ask(x)
     assert (answer.strategy_used, answer.late, answer.error) == ('stub', True, '')
@@ -313,13 +322,13 @@ def test_model_is_timed_again_when_it_failed_on_the_first_frame(
     module.error = RuntimeError('bad frame')
     run = start(make_model(module, strategy='stub'), stub())
     run.ask(x)
-    lane.submit(lambda: None).result()
+    idle(lane)
     module.error, calls = None, module.calls
     run.ask(x)
-    lane.submit(lambda: None).result()
+    idle(lane)
     assert module.calls == calls + 2
     run.ask(x)
-    lane.submit(lambda: None).result()
+    idle(lane)
     assert module.calls == calls + 2, 'once is enough'
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests of the stand-ins share: when they run, and the `ros2` command as a process."""
 
+from concurrent.futures import ThreadPoolExecutor
 import importlib.util
 import os
 from pathlib import Path
@@ -56,6 +57,12 @@ class Ros2:
             timeout=timeout,
             check=False,
         )
+
+    def together(self, *commands):
+        """(stdout, stderr, exit code) of several commands, which wait for discovery together."""
+        with ThreadPoolExecutor(len(commands)) as pool:
+            done = pool.map(lambda command: self.run(*command.split()), commands)
+        return [(one.stdout, one.stderr, one.returncode) for one in done]
 
     def close(self):
         for process in self._started:

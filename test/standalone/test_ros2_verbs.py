@@ -35,6 +35,28 @@ try:
 except (KeyboardInterrupt, ExternalShutdownException):
     raise SystemExit(7)
 """
+MANAGED = """
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from std_srvs.srv import SetBool
+class Managed(LifecycleNode):
+    def on_configure(self, state):
+        return TransitionCallbackReturn.SUCCESS
+    def on_activate(self, state):
+        return TransitionCallbackReturn.FAILURE
+rclpy.init()
+node = Managed('managed')
+def answer(request, response):
+    response.success, response.message = not request.data, 'inverted'
+    return response
+node.create_service(SetBool, 'invert', answer)
+print('ready', flush=True)
+try:
+    rclpy.spin(node)
+except (KeyboardInterrupt, ExternalShutdownException):
+    pass
+"""
 
 
 @pytest.fixture(scope='module')
@@ -47,6 +69,16 @@ def talker(ros2, package):
     assert process.wait(10) == 7, 'ros2 run passes SIGTERM on and returns the exit code'
 
 
+@pytest.fixture(scope='module')
+def managed(ros2, package):
+    package('managed', MANAGED)
+    process = ros2.start('run', 'stand_in_test', 'managed')
+    assert process.stdout.readline() == 'ready\n'
+    yield '/managed'
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
 def test_help_and_wrong_words_are_answered_as_argparse_does(ros2):
     start = time.monotonic()
     done = ros2.run('--help')
@@ -57,39 +89,48 @@ def test_help_and_wrong_words_are_answered_as_argparse_does(ros2):
         assert failed.returncode == 2 and 'error: ' in failed.stderr
 
 
-def test_parameters_are_read_set_refused_and_described(ros2, talker):
-    def param(*words):
-        done = ros2.run('param', *words)
-        return done.stdout, done.stderr, done.returncode
-
-    assert param('get', talker, 'gain') == ('Double value is: 1.0\n', '', 0)
-    assert param('set', talker, 'gain', '0.5') == ('Set parameter successful\n', '', 0)
-    assert param('get', talker, 'gain', '--hide-type') == ('0.5\n', '', 0)
-    out, err, code = param('set', talker, 'gain', '3.0')
-    assert (out, code) == ('', 0) and err.startswith('Setting parameter failed: Parameter gain out')
-    out, err, code = param('set', talker, 'gain', '1')
-    assert err.startswith('Setting parameter failed: Wrong parameter type') and code == 0
-    assert param('get', talker, 'names') == ("String values are: ['a', 'b']\n", '', 0)
-    assert param('get', talker, 'none') == ('', 'Parameter not set\n', 1)
-    assert param('describe', talker, 'gain')[0] == (
+def test_parameters_are_read_and_described(ros2, talker):
+    gain, names, none, nobody, described, listed, dumped = ros2.together(
+        f'param get {talker} gain',
+        f'param get {talker} names',
+        f'param get {talker} none',
+        'param get /nobody gain',
+        f'param describe {talker} gain',
+        'param list robot/talker',
+        f'param dump {talker}',
+    )
+    assert gain == ('Double value is: 1.0\n', '', 0)
+    assert names == ("String values are: ['a', 'b']\n", '', 0)
+    assert none == ('', 'Parameter not set\n', 1)
+    assert nobody == ('', 'Node not found\n', 1)
+    assert described[0] == (
         'Parameter name: gain\n  Type: double\n  Description: a gain\n  Constraints:\n'
         '    Min value: 0.0\n    Max value: 2.0\n'
     )
-    names = param('list', 'robot/talker')[0].split()
-    assert {'gain', 'link.rate', 'names'} <= set(names) and names == sorted(names)
-    dumped = yaml.safe_load(param('dump', talker)[0])[talker]['ros__parameters']
-    assert dumped['link'] == {'rate': 5} and dumped['gain'] == 0.5
+    found = listed[0].split()
+    assert {'gain', 'link.rate', 'names'} <= set(found) and found == sorted(found)
+    tree = yaml.safe_load(dumped[0])[talker]['ros__parameters']
+    assert tree['link'] == {'rate': 5} and tree['gain'] == 1.0
 
 
-def test_a_node_that_is_not_there_is_named_missing(ros2):
-    done = ros2.run('param', 'get', '/nobody', 'gain')
-    assert (done.stdout, done.stderr, done.returncode) == ('', 'Node not found\n', 1)
+def test_parameters_are_set_or_refused_with_the_reason(ros2, talker):
+    large, wrong = ros2.together(f'param set {talker} gain 3.0', f'param set {talker} gain 1')
+    assert large[1].startswith('Setting parameter failed: Parameter gain out') and not large[0]
+    assert wrong[1].startswith('Setting parameter failed: Wrong parameter type') and wrong[2] == 0
+    assert ros2.together(f'param set {talker} gain 0.5') == [('Set parameter successful\n', '', 0)]
+    assert ros2.together(f'param get {talker} gain --hide-type') == [('0.5\n', '', 0)]
 
 
-def test_topics_are_listed_with_types(ros2, talker):
-    lines = ros2.run('topic', 'list', '-t').stdout.splitlines()
-    assert '/robot/image [sensor_msgs/msg/Image]' in lines
-    assert '/robot/latched [std_msgs/msg/String]' in lines
+def test_what_there_is_is_listed(ros2, talker, managed):
+    topics, nodes, services, lifecycle, states = ros2.together(
+        'topic list -t', 'node list', 'service list -t', 'lifecycle nodes', 'lifecycle get'
+    )
+    assert '/robot/image [sensor_msgs/msg/Image]' in topics[0].splitlines()
+    assert '/robot/latched [std_msgs/msg/String]' in topics[0].splitlines()
+    assert nodes == ('/managed\n/robot/talker\n', '', 0)
+    assert '/invert [std_srvs/srv/SetBool]' in services[0].splitlines()
+    assert lifecycle == ('/managed\n', '', 0)
+    assert states == ('/managed: unconfigured [1]\n', '', 0)
 
 
 def test_echo_prints_yaml_with_long_arrays_cut(ros2, talker):
@@ -102,35 +143,22 @@ def test_echo_prints_yaml_with_long_arrays_cut(ros2, talker):
     assert message['data'] == [*range(128), '...'] and message['encoding'] == 'mono8'
 
 
-@pytest.mark.parametrize(
-    ('words', 'expected'),
-    [
-        (['/robot/image', '--field', 'encoding'], 'mono8\n---\n'),
-        (['/robot/image', '--field', 'header.stamp'], 'sec: 0\nnanosec: 0\n---\n'),
-        (
-            ['/robot/image', '--csv', '--truncate-length', '3'],
-            '0,0,,10,20,mon...,0,20,0,1,2,...\n',
-        ),
-        (['/robot/latched'], 'data: kept\n---\n'),
-        (['/robot/latched', '--no-str'], "data: '<string length: <4>>'\n---\n"),
-        (
-            ['/robot/latched', 'std_msgs/msg/String', '--qos-durability', 'transient_local',
-             '--qos-reliability', 'reliable'],
-            'data: kept\n---\n',
-        ),
-    ],
-)  # fmt: skip
-def test_echo_selects_cuts_and_adapts_to_the_publisher(ros2, talker, words, expected):
-    assert ros2.run('topic', 'echo', '--once', *words).stdout == expected
-
-
-def test_echo_without_arrays_names_them_and_refuses_unknown_fields(ros2, talker):
-    text = ros2.run('topic', 'echo', '/robot/image', '--once', '--no-arr').stdout
-    assert "data: '<sequence type: uint8, length: 200>'\n" in text
-    failed = ros2.run('topic', 'echo', '/robot/image', '--once', '--field', 'no.such')
-    assert failed.returncode == 1 and failed.stderr.startswith("Invalid field 'no.such'")
-    failed = ros2.run('topic', 'echo', '/x', 'std_msgs/msg/Nothing')
-    assert failed.returncode == 1 and 'invalid' in failed.stderr
+def test_echo_selects_cuts_adapts_and_refuses(ros2, talker):
+    field, stamp, latched, typed, arrays, unknown, no_type = ros2.together(
+        'topic echo --once /robot/image --field encoding',
+        'topic echo --once /robot/image --field header.stamp',
+        'topic echo --once /robot/latched',
+        'topic echo --once /robot/latched std_msgs/msg/String',
+        'topic echo --once /robot/image --no-arr',
+        'topic echo --once /robot/image --field no.such',
+        'topic echo /x std_msgs/msg/Nothing',
+    )
+    assert field[0] == 'mono8\n---\n'
+    assert stamp[0] == 'sec: 0\nnanosec: 0\n---\n'
+    assert latched[0] == typed[0] == 'data: kept\n---\n'
+    assert "data: '<sequence type: uint8, length: 200>'\n" in arrays[0]
+    assert unknown[1].startswith("Invalid field 'no.such'") and unknown[2] == 1
+    assert 'invalid' in no_type[1] and no_type[2] == 1
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
@@ -153,8 +181,6 @@ def test_packages_and_executables_are_found(ros2, package):
     assert done.returncode == 7
     assert done.stdout.startswith("['--help', '--ros-args', '-p', 'a:=1']\n")
     assert ros2.run('pkg', 'prefix', 'stand_in_test').stdout == f'{ros2.prefix}\n'
-    assert 'stand_in_test' in ros2.run('pkg', 'list').stdout.split()
-    assert 'seven' in ros2.run('pkg', 'executables', 'stand_in_test').stdout.split()
     for words, message in [
         (['run', 'stand_in_test', 'none'], 'No executable found\n'),
         (['run', 'no_such', 'none'], "Package 'no_such' not found\n"),
@@ -162,3 +188,64 @@ def test_packages_and_executables_are_found(ros2, package):
     ]:
         failed = ros2.run(*words)
         assert (failed.stderr, failed.returncode) == (message, 1)
+
+
+def test_lifecycle_nodes_are_asked_and_changed(ros2, talker, managed):
+    state, early, stranger = ros2.together(
+        'lifecycle get managed', f'lifecycle set {managed} activate', f'lifecycle get {talker}'
+    )
+    assert state == ('unconfigured [1]\n', '', 0)
+    assert early[1:] == (
+        'Unknown transition requested, available ones are:\n- configure [1]\n- shutdown [5]\n',
+        1,
+    )
+    assert stranger == ('', 'Node not found\n', 1)
+    for words, expected in [
+        ('set /managed configure', ('Transitioning successful\n', '', 0)),
+        ('set /managed 3', ('', 'Transitioning failed\n', 0)),
+        ('get /managed', ('inactive [2]\n', '', 0)),
+    ]:
+        assert ros2.together(f'lifecycle {words}') == [expected]
+
+
+def test_services_are_called(ros2, managed):
+    done = ros2.run('service', 'call', '/invert', 'std_srvs/srv/SetBool', '{data: true}')
+    assert done.returncode == 0
+    assert done.stdout.removeprefix('waiting for service to become available...\n') == (
+        'requester: making request: std_srvs.srv.SetBool_Request(data=True)\n\nresponse:\n'
+        "std_srvs.srv.SetBool_Response(success=False, message='inverted')\n\n"
+    )
+    invalid, unfit = ros2.together(
+        'service call /invert std_srvs/srv/None', 'service call /invert std_srvs/srv/SetBool {x:}'
+    )
+    assert invalid == ('', 'The passed service type is invalid\n', 1)
+    assert unfit[1].startswith('Failed to populate field: ') and unfit[2] == 1
+
+
+def test_interfaces_are_shown(ros2):
+    shown = ros2.run('interface', 'show', 'std_msgs/msg/Header').stdout
+    assert shown.endswith(
+        'builtin_interfaces/Time stamp\n\tint32 sec\n\tuint32 nanosec\n\n'
+        '# Transform frame with which this data is associated.\nstring frame_id\n'
+    )
+    failed = ros2.run('interface', 'show', 'std_msgs/msg/None')
+    assert failed.returncode == 1 and failed.stderr.startswith('Could not find the interface')
+
+
+def test_messages_are_published_once_and_often(ros2):
+    echo = ros2.start('topic', 'echo', '/pose', 'geometry_msgs/msg/PoseArray')
+    values = '{header: {frame_id: map}, poses: [{position: {x: 1}}]}'
+    done = ros2.run('topic', 'pub', '--once', '/pose', 'geometry_msgs/msg/PoseArray', values)
+    assert done.returncode == 0
+    lines = [line for line in done.stdout.splitlines() if line]
+    assert lines[-2] == 'publisher: beginning loop'
+    assert lines[-1].startswith('publishing #1: geometry_msgs.msg.PoseArray(header=std_msgs.msg.')
+    done = ros2.run('topic', 'pub', '-t', '3', '-r', '20', '/pose', 'geometry_msgs/msg/PoseArray')
+    assert done.stdout.count('publishing #') == 3
+    echo.send_signal(signal.SIGINT)
+    text = echo.communicate(timeout=5)[0]
+    first = yaml.safe_load(text.split('---\n')[0])
+    assert first['header']['frame_id'] == 'map' and first['poses'][0]['position']['x'] == 1.0
+    assert text.count('---\n') == 4 and 'Traceback' not in text
+    failed = ros2.run('topic', 'pub', '/pose', 'no/such')
+    assert (failed.stderr, failed.returncode) == ('The passed message type is invalid\n', 1)

@@ -194,15 +194,17 @@ def test_lost_server_ends_its_waiting_calls_at_once(waiting_call, directory, clo
     assert ends(future) == 'server /server is lost'
 
 
-def test_restarted_server_ends_the_calls_of_its_old_session(waiting_call, directory):
+def test_restarted_server_ends_the_calls_of_its_old_session(waiting_call, directory, clock):
     future, _ = waiting_call
+    clock.now_s += 0.3
     directory.heard(ServerState('/server', 's2'))
     assert ends(future) == 'server /server was restarted'
 
 
-def test_loss_of_another_server_leaves_the_call_alone(waiting_call, directory, client):
+def test_loss_of_another_server_leaves_the_call_alone(waiting_call, directory, client, clock):
     future, request = waiting_call
     directory.heard(ServerState('/other', 's1'))
+    clock.now_s += 0.3
     directory.heard(ServerState('/other', 's2'))
     client.on_reply(reply_to(request))
     assert future.result(LONG_S)[0].status == Status.OK

@@ -80,8 +80,9 @@ def test_server_that_comes_back_is_new_and_must_connect_again(directory, clock):
     assert directory.choose('vit', HASH) == (None, 'server /server is connecting')
 
 
-def test_restart_ends_the_old_session_and_disconnects(directory, losses):
+def test_restart_ends_the_old_session_and_disconnects(directory, clock, losses):
     connect(directory, state())
+    clock.now_s += 0.3
     assert directory.heard(state(session='s2'))
     assert losses == [('/server', 's1', 'server /server was restarted')]
     assert [(server.session, server.connected) for server in directory.alive()] == [('s2', False)]
@@ -121,14 +122,66 @@ def test_server_that_says_that_it_ends_is_gone_at_once(directory, losses):
     assert directory.choose('vit', HASH) == (None, 'no server is there (/server ended)')
 
 
-def test_more_servers_than_a_network_has_are_not_taken_up(directory):
+def test_more_servers_than_a_network_has_are_not_taken_up(directory, clock):
     for index in range(MAX_SERVERS):
         assert directory.heard(state(f'/server{index}'))
     # The caller opens a publisher for each new server: a flood of names must not open any.
     assert not directory.heard(state('/one_too_many'))
     assert len(directory.alive()) == MAX_SERVERS
     assert not directory.heard(state('/server0', queue_length=9))
+    clock.now_s += 0.3
     assert directory.heard(state('/server0', session='s2'))
+
+
+def test_who_never_answers_makes_room_once_for_another_name(directory, clock):
+    everybody = [state(f'/server{index}') for index in range(MAX_SERVERS)]
+    connect(directory, *everybody[1:])
+    directory.heard(everybody[0])
+    late = state('/late')
+
+    def second_later():
+        for _ in range(3):
+            clock.now_s += 0.4
+            for one in everybody:
+                directory.heard(one)
+
+    assert not directory.heard(late), 'the silent one has had no time to answer yet'
+    second_later()
+    assert directory.heard(late)
+    assert directory.names() == {'/late', *(one.name for one in everybody[1:])}
+    everybody[0], returned = late, everybody[0]
+    second_later()
+    assert not directory.heard(returned), 'it had its time'
+    assert directory.heard(state('/later'))
+    directory.connect('/later', 's1')
+    everybody[0] = state('/later')
+    second_later()
+    assert not directory.heard(state('/latest')), 'nobody who answers is sent away'
+
+
+def test_second_server_of_one_name_is_not_taken_for_a_restart(directory, clock, losses):
+    connect(directory, state())
+    for _ in range(20):
+        clock.now_s += 0.05
+        assert not directory.heard(state(session='twin'))
+        clock.now_s += 0.05
+        assert not directory.heard(state())
+    assert directory.holds('/server', 's1')
+    assert not directory.holds('/server', 'twin')
+    assert losses == []
+    clock.now_s += 0.3
+    assert directory.heard(state(session='twin')), 'the first one has ended'
+
+
+def test_silence_while_nobody_could_listen_is_excused(directory, clock, losses):
+    connect(directory, state())
+    clock.now_s += 5.0
+    directory.excuse(4.9)
+    assert directory.expire() == []
+    directory.excuse(60.0)  # nobody is heard in the future
+    clock.now_s += 0.51
+    assert directory.expire() == ['/server']
+    assert len(losses) == 1
 
 
 def test_least_loaded_server_is_chosen(directory):
@@ -199,7 +252,8 @@ def test_other_content_is_named_with_both_hashes(directory):
     )
 
 
-def test_heartbeats_from_many_threads_lose_no_server():
+def test_heartbeats_from_many_threads_lose_no_server(monkeypatch):
+    monkeypatch.setattr('offload_ros.wire.directory.RESTART_S', 0.0)
     directory = ServerDirectory(60.0)
 
     def beat(name):

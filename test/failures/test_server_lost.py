@@ -1,0 +1,176 @@
+"""The server dies, hangs, ends or is one of two: who answers, how soon, and when it is used again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import signal
+import time
+
+import pytest
+from rig import (
+    AT_ONCE_S,
+    BACK_S,
+    LOST_S,
+    Rig,
+    Robot,
+    Stranger,
+    all_by_robot,
+    mostly_by_server,
+    rig_in,
+    stop_all,
+)
+from system import Process, until
+
+from offload_ros.msg import InferenceReply
+
+
+@pytest.fixture
+def rig(tmp_path: object) -> Iterator[Rig]:
+    with rig_in(tmp_path) as made:  # type: ignore[arg-type]
+        yield made
+
+
+def frame_in_flight(rig: Rig, robot: Robot, delay_s: float = 60.0) -> int:
+    """Send one frame and return when the server computes on it, which takes it ``delay_s``."""
+    rig.pace('offload_server', delay_s)
+    number = robot.send()
+    rig.computing()
+    assert robot.result_of(number) is None
+    return number
+
+
+def used_again(rig: Rig, robot: Robot, since_s: float) -> float:
+    """Play until the server is used again; seconds since its first heartbeat after ``since_s``."""
+    first = robot.send()
+    robot.play_until(lambda: robot.by_server('', robot.since(first)), 'the server is used again')
+    heard_s = rig.beats('/offload_server', since_s)[0][0]
+    result = robot.by_server('', robot.since(first))[0]
+    return robot.arrival_s(result.header.stamp.sec) - heard_s
+
+
+def no_wait_while_away(robot: Robot, seconds: float) -> None:
+    """The robot computes each frame by itself, at once."""
+    away = robot.play(int(40 * seconds), 40.0)
+    all_by_robot(away)
+    assert max(r.total_s for r in away) < AT_ONCE_S
+
+
+def test_killed_and_stopped_server(rig: Rig) -> None:
+    """kill -9 and SIGSTOP with a request in flight: known in 0.5 s; back in 2 s of a heartbeat."""
+    manager, server = rig.manager(), rig.server()
+    robot = Robot(rig)
+    robot.ready()
+    mostly_by_server(robot.play(60))
+
+    number = frame_in_flight(rig, robot)
+    server.send(signal.SIGKILL)
+    killed_s = time.monotonic()
+    until(lambda: robot.result_of(number), 'the frame in flight')
+    known_s = robot.arrival_s(number) - killed_s
+    all_by_robot([robot.result_of(number)], 'server /offload_server is lost')
+    no_wait_while_away(robot, 1.0)
+    server.ended()
+    restarted_s = time.monotonic()
+    server = rig.server()
+    back_s = used_again(rig, robot, restarted_s)
+    mostly_by_server(robot.play(60))
+    print(f'killed: known after {known_s:.3f} s, used {back_s:.3f} s after its first heartbeat')
+    assert known_s <= LOST_S
+    assert back_s <= BACK_S
+
+    # Stopped for so short that its answer to the old request comes when it goes on, ...
+    replies = rig.listener.collect(InferenceReply, f'{robot.name}/reply')
+    for stopped_s in (1.0, 5.0):  # ... and for so long that it takes the robot for gone.
+        number = frame_in_flight(rig, robot, 0.8)
+        before = len(replies)
+        server.send(signal.SIGSTOP)
+        halted_s = time.monotonic()
+        until(lambda number=number: robot.result_of(number), 'the frame in flight')
+        known_s = robot.arrival_s(number) - halted_s
+        all_by_robot([robot.result_of(number)], 'server /offload_server is lost')
+        no_wait_while_away(robot, stopped_s - (time.monotonic() - halted_s))
+        rig.pace('offload_server', 0.0)
+        continued_s = time.monotonic()
+        server.send(signal.SIGCONT)
+        back_s = used_again(rig, robot, continued_s)
+        mostly_by_server(robot.play(60))
+        stale = [r for r in replies[before:] if r.compute_s > 0.5]
+        print(
+            f'stopped: known after {known_s:.3f} s, used {back_s:.3f} s after its first '
+            f'heartbeat, {len(stale)} stale replies'
+        )
+        assert known_s <= LOST_S
+        assert back_s <= BACK_S
+        assert stale or stopped_s > 2.0, 'the server did not answer the old request'
+    robot.settle()
+    stop_all(manager, server)
+
+
+def test_server_ended_in_order_while_many_requests_wait(rig: Rig) -> None:
+    manager, server = rig.manager(), rig.server()
+    robot = Robot(rig)
+    robot.ready()
+    other = Stranger(rig, '/other/offload_manager')
+    other.connect()
+    mostly_by_server(robot.play(60))
+
+    number = frame_in_flight(rig, robot, 1.5)
+    for waiting in range(20):
+        other.ask(waiting, model_hash=robot.model_hash)
+        time.sleep(0.005)  # the server's reader keeps ten
+    until(lambda: rig.beats('/offload_server')[-1][1].queue_length == 20, 'twenty wait')
+    server.send(signal.SIGINT)
+    told_s = time.monotonic()
+    until(lambda: robot.result_of(number), 'the frame in flight')
+    assert robot.arrival_s(number) - told_s <= LOST_S
+    all_by_robot([robot.result_of(number)], 'server /offload_server ended')
+    all_by_robot(robot.play(20), 'no server is there (/offload_server ended)')
+    refused = {r.seq: r for r in other.answers()}
+    assert sorted(refused) == list(range(20)), 'each request that waited is answered once'
+    assert {(r.status, r.detail) for r in refused.values()} == {
+        (InferenceReply.BUSY, 'server is closing')
+    }
+    stop_all(server)
+    began_s = time.monotonic()
+    server = rig.server()
+    assert used_again(rig, robot, began_s) <= BACK_S
+    mostly_by_server(robot.play(60))
+    robot.settle()
+    stop_all(manager, server)
+
+
+def test_other_server_takes_over_unless_one_is_pinned(rig: Rig) -> None:
+    manager = rig.manager()
+    servers: dict[str, Process] = {f'/{name}': rig.server(name) for name in ('ada', 'bob')}
+    robot = Robot(rig)
+    for name in servers:
+        assert not rig.set_parameters(robot.name, server__name=name)
+        robot.ready(name)
+        mostly_by_server(robot.play(60), name)
+    assert not rig.set_parameters(robot.name, server__name='')
+    mostly_by_server(robot.play(60))
+
+    used = robot.flush().plan.removeprefix('server ')
+    (other,) = set(servers) - {used}
+    servers[used].send(signal.SIGKILL)
+    killed_s = time.monotonic()
+    # The one that died may be asked until it is known to be dead, and each frame has its answer.
+    first = robot.send()
+    robot.play_until(lambda: robot.by_server(other, robot.since(first)), 'the other takes over')
+    result = robot.by_server(other, robot.since(first))[0]
+    took_s = robot.arrival_s(result.header.stamp.sec) - killed_s
+    print(f'the other server took over after {took_s:.3f} s')
+    assert took_s <= LOST_S
+    mostly_by_server(robot.play(60), other)
+
+    servers[used].ended()
+    servers[used] = rig.server(used.strip('/'))
+    assert not rig.set_parameters(robot.name, server__name=used)
+    robot.ready(used)
+    mostly_by_server(robot.play(60), used)
+    servers[used].send(signal.SIGKILL)
+    killed_s = time.monotonic()
+    robot.play_until(lambda: time.monotonic() - killed_s > LOST_S, 'it is lost')
+    all_by_robot(robot.play(40), f'server {used} is not there')
+    robot.settle()
+    stop_all(manager, servers[other])
