@@ -52,7 +52,7 @@ def test_stand_ins_stay_small() -> None:
         if not {'.venv', '.ws'} & set(file.parts)
     ]
     files.append(ROOT / 'standalone' / 'bin' / 'ros2')
-    assert sum(len(file.read_text().splitlines()) for file in files) <= 1850
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 2250
 
 
 def test_every_ros_import_is_declared() -> None:

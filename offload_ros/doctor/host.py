@@ -13,7 +13,7 @@ from offload_ros.doctor.finding import Finding, fail, ok, skip, warn
 LEAST_BUFFER_BYTES = 4_000_000
 WANTED_BUFFER_BYTES = 4_194_304
 LEAST_SHM_MB = 256.0  # three processes with the 64 MB segments of config/dds/fastdds.xml
-STALE_SHARE = 0.25
+STALE_SHARE, MUCH_STALE_MB = 0.25, 2000.0  # it is memory that no program gets
 LEAST_MEMORY_MB, LITTLE_MEMORY_MB = 200.0, 1000.0
 WANTED_IPFRAG_BYTES = 134_217_728
 
@@ -96,7 +96,7 @@ def check_shared_memory(seen: SharedMemory | None, standalone: bool = False) -> 
     if standalone:  # where that command does not run
         clean = 'stop every ROS process, then rm -f /dev/shm/*fastdds* /dev/shm/*fastrtps*'
     stale = f'{seen.stale_mb:.0f} MB in {seen.stale_files} files of processes that are gone'
-    if seen.stale_mb > STALE_SHARE * seen.size_mb:
+    if seen.stale_mb > min(STALE_SHARE * seen.size_mb, MUCH_STALE_MB):
         return warn(name, f'{text}; {stale}', clean)
     if seen.free_mb < LEAST_SHM_MB:
         return warn(

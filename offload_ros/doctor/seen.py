@@ -33,7 +33,10 @@ class ServerModel:
 
 @dataclass(frozen=True)
 class ServerSeen:
-    """One server by its heartbeats; ``age_s``: since the last one."""
+    """One server by its heartbeats; ``age_s``: since the last one.
+
+    ``twins``: heartbeats of several sessions alternate, so several nodes have this name.
+    """
 
     name: str
     rate_hz: float = 10.0
@@ -44,6 +47,7 @@ class ServerSeen:
     queue_limit: int = 32
     models: tuple[ServerModel, ...] = ()
     closing: bool = False
+    twins: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class ManagerSeen:
     """The manager that was looked for.
 
     ``state``: of its lifecycle, empty when it does not answer. ``servers``: alive by its own
-    status. ``others``: managers of other names. ``subscriptions``: full topic names.
+    status. ``others``: managers of other names. ``subscriptions``: full topic names. ``twins``:
+    several nodes have this name.
     """
 
     name: str = '/offload_manager'
@@ -78,6 +83,7 @@ class ManagerSeen:
     servers: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     subscriptions: tuple[str, ...] = ()
+    twins: bool = False
 
     @property
     def active(self) -> bool:

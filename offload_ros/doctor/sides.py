@@ -33,9 +33,14 @@ def check_manager(
     if manager.state != 'active':
         steps = ['activate'] if manager.state == 'inactive' else ['configure', 'activate']
         commands = ' && '.join(f'ros2 lifecycle set {node} {step}' for step in steps)
-        if 'OFFLOAD_ROS_STANDALONE' in env:  # where the ros2 command has no lifecycle verb
-            commands = f'start it again without autostart:=false: {launch}'
         return fail(name, f'{node} is {manager.state}, not active: it takes no frames', commands)
+    if manager.twins:
+        return warn(
+            name,
+            f'several nodes are named {node}: answers and results of both mix (a killed one is '
+            'listed for 20 s)',
+            'stop one, or give each robot its namespace: robot.launch.py namespace:=robot2',
+        )
     if not manager.status_heard:
         return warn(
             name,
@@ -128,8 +133,10 @@ def check_servers(
             fail(
                 'server',
                 f'{", ".join(network.heartbeat_nodes)} is there, but no heartbeat comes: it is '
-                'not active, still loads its models, or a firewall lets only discovery through',
-                'look at its log; sudo ufw allow in proto udp from <server> on the robot',
+                'not active, still loads its models, was killed less than 20 s ago, or a firewall '
+                'lets only discovery through',
+                f'ros2 lifecycle get {network.heartbeat_nodes[0]} (active?); sudo ufw allow in '
+                'proto udp from <server> on the robot',
             )
         ]
     hidden = _hidden(env, processes, 'offload_server')
@@ -151,6 +158,13 @@ def _server(server: ServerSeen) -> Finding:
         f'{100 * server.busy:.0f} % busy, {server.queue_length} of {server.queue_limit} requests '
         'wait'
     )
+    if server.twins:
+        return fail(
+            name,
+            f'several servers are named {server.name}: robots use one and ignore the others',
+            f'give each a name: ros2 launch offload_ros server.launch.py name:='
+            f'{server.name.rpartition("/")[2]}_2',
+        )
     if server.age_s > SILENT_S:
         return fail(
             name,

@@ -64,8 +64,8 @@ ReadModels = Callable[[str], Sequence[ModelConfig]]
 def observe(namespace: str, manager: str, timeout_s: float, read_models: ReadModels) -> Seen:
     """Look at the network for at most ``timeout_s``.
 
-    ``namespace``: '/' or '/robot1'. ``read_models`` is called once, with the file that the manager
-    names, or '' where none answers.
+    ``namespace``: '/' or '/robot1'. ``read_models`` is called with the file that the manager
+    names, or '' where none answers; again when it answers late.
     """
     contexts = Context(), Context()
     for context in contexts:
@@ -107,6 +107,7 @@ class Observer:
         self._executors[0].add_node(self._node)
         self._executors[1].add_node(self._echo)
         self._configs: Sequence[ModelConfig] | None = None
+        self._of_models: list[Any] = []  # subscriptions
         self._inputs: list[InputTraffic] = []
         self._results: dict[str, Traffic] = {}
         self._parameters: dict[str, Any] = {}
@@ -141,17 +142,32 @@ class Observer:
         last_s = now_s + timeout_s - WINDOW_S
         end_s = min(last_s, max(self._began_s + DISCOVERY_S, now_s + LEAST_ASKING_S))
         while not self._complete():
-            # A manager that is there but busy is waited for: its file tells what to look at.
-            silent = self._configs is None and self._get.service_is_ready()
-            if time.monotonic() > (last_s if silent else end_s):
+            # A manager that is there but slow is waited for: its file tells what to look at.
+            awaited = self._configs is None and self._manager_is_there()
+            if time.monotonic() > (last_s if awaited else end_s):
                 break
             self._ask()
             self._spin(0.02)
-        if self._configs is None:
+        guessed = self._configs is None
+        if guessed:
             self._listen_to_models('')
             self._spin(0.2)
         self._measure(WINDOW_S)
+        models_file = str(self._parameters.get('models_file') or '')
+        if guessed and models_file:  # it has answered only now
+            self._listen_to_models(models_file)
+            self._spin(0.2)
+            self._measure(WINDOW_S)
         return self._seen(WINDOW_S)
+
+    def _manager_is_there(self) -> bool:
+        """Whether anything of it was seen: discovery brings its parts one by one."""
+        return (
+            bool(self._state)
+            or self._get.service_is_ready()
+            or any(message.robot == self._full_name for message in self._statuses.messages)
+            or self._full_name in self._node_names()
+        )
 
     def _measure(self, window_s: float) -> None:
         for traffic in (self._heartbeats, self._clocks, *self._results.values()):
@@ -221,21 +237,23 @@ class Observer:
         )
 
     def _listen_to_models(self, models_file: str) -> None:
+        for subscription in self._of_models:
+            self._node.destroy_subscription(subscription)
+        self._of_models, self._inputs, self._results = [], [], {}
         self._configs = self._read_models(models_file)
         for config in self._configs:
             for spec in config.inputs:
                 topic = expand_topic_name(spec.topic, self._manager, self._namespace)
                 seen = InputTraffic(config.name, spec, topic, lambda: self.sim_s)
                 kind = self._sensors.message_type(spec)
-                self._node.create_subscription(kind, topic, seen.add, SENSOR)
+                self._listen(kind, topic, seen.add, SENSOR)
                 self._inputs.append(seen)
             self._results[config.name] = Traffic()
-            self._node.create_subscription(
-                InferenceResult,
-                f'inference/result/{config.name}',
-                self._results[config.name].add,
-                MANY,
-            )
+            topic = f'inference/result/{config.name}'
+            self._listen(InferenceResult, topic, self._results[config.name].add, MANY)
+
+    def _listen(self, kind: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
+        self._of_models.append(self._node.create_subscription(kind, topic, callback, qos))
 
     def _on_pong(self, message: Any) -> None:
         if self._round_trip_s is None:
@@ -250,7 +268,7 @@ class Observer:
     def _seen(self, window_s: float) -> Seen:
         return Seen(
             NetworkSeen(
-                tuple(self._node_names()),
+                tuple(sorted(set(self._node_names()))),
                 self._round_trip_s,
                 tuple(each.node for each in self._publishers(HEARTBEAT_TOPIC)),
             ),
@@ -267,8 +285,9 @@ class Observer:
         )
 
     def _node_names(self) -> list[str]:
+        """Full names of the other nodes; of twins the name is there twice."""
         found = self._node.get_node_names_and_namespaces()
-        full = {f'{namespace.rstrip("/")}/{name}' for name, namespace in found}
+        full = [f'{namespace.rstrip("/")}/{name}' for name, namespace in found]
         own = (OWN, f'{OWN}_echo', '_ros2cli', '_NODE_NAME_UNKNOWN_')
         return sorted(name for name in full if not name.rpartition('/')[2].startswith(own))
 
@@ -299,6 +318,7 @@ class Observer:
             tuple(server.server for server in status.servers) if status else (),
             tuple(sorted(others - {self._full_name})),
             tuple(name for name, _ in subscriptions),
+            nodes.count(self._full_name) > 1,
         )
 
     def _servers(self, window_s: float) -> list[ServerSeen]:

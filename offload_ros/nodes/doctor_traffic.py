@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 import time
 from typing import Any
 
@@ -108,7 +109,14 @@ def server_seen(traffic: Traffic, age_s: float, window_s: float) -> ServerSeen:
             for info in last.models
         ),
         last.closing,
+        _alternate([message.session for message in traffic.messages]),
     )
+
+
+def _alternate(sessions: list[str]) -> bool:
+    """Whether one comes again after another: a restart changes them once only."""
+    changes = sum(a != b for a, b in pairwise(sessions))
+    return changes > len(set(sessions)) - 1
 
 
 def results_seen(model: str, traffic: Traffic, window_s: float) -> ResultsSeen:

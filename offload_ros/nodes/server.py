@@ -39,6 +39,7 @@ from offload_ros.nodes.topics import (
     SESSION_SILENT_S,
     request_topics,
     valid_node_name,
+    valid_topic,
 )
 from offload_ros.server.engine import Engine
 from offload_ros.srv import SetModel
@@ -116,7 +117,10 @@ class OffloadServer(ManagedNode):
             (
                 self.destroy_subscription,
                 self.create_subscription(
-                    InferenceRequest, request_topics(name, '')[0], self._on_request, CONTROL
+                    InferenceRequest,
+                    request_topics(name, session, '')[0],
+                    self._on_request,
+                    CONTROL,
                 ),
             ),
             # Liveness counts real time, also when a simulation's /clock stands still.
@@ -209,7 +213,9 @@ class OffloadServer(ManagedNode):
             known.heard_s = now
             return known.replies
         log = self.get_logger()
-        if not valid_node_name(robot) or not session:
+        assert self._engine is not None
+        own = request_topics(self._engine.name, self._engine.session, robot)[1]
+        if not valid_node_name(robot) or not valid_topic(own) or not session:
             text = f'a request names the robot {robot[:80]!r}, which is no node name: dropped'
             log.warning(text, throttle_duration_sec=10.0)
             return None
@@ -220,7 +226,6 @@ class OffloadServer(ManagedNode):
             log.warning(text, throttle_duration_sec=10.0)
             return None
         publisher = self.create_publisher(InferenceReply, f'{robot}/reply', CONTROL)
-        own = request_topics(self.get_fully_qualified_name(), robot)[1]
         requests = self.create_subscription(InferenceRequest, own, self._on_request, CONTROL)
         self._sessions[session] = _Session(publisher, requests, now)
         self._robots[robot] = session

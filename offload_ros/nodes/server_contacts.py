@@ -24,6 +24,7 @@ from offload_ros.nodes.topics import (
     HELLO_S,
     request_topics,
     valid_node_name,
+    valid_topic,
 )
 from offload_ros.wire.client import OffloadClient
 from offload_ros.wire.directory import ServerDirectory, ServerState
@@ -114,10 +115,11 @@ class ServerContacts:
 
     def _on_heartbeat(self, message: Any) -> None:
         log = self._node.get_logger()
-        if not valid_node_name(message.server):
+        own = request_topics(message.server, message.session, self.client.robot)[1]
+        if not valid_node_name(message.server) or not valid_topic(own):
             log.warning(
-                f'a heartbeat names the server {message.server[:80]!r}, which is no node name: '
-                'dropped',
+                f'a heartbeat names the server {message.server[:80]!r}, session '
+                f'{message.session[:80]!r}, of which no topic can be made: dropped',
                 throttle_duration_sec=10.0,
             )
             return
@@ -143,7 +145,7 @@ class ServerContacts:
         self._close(state.name)
         shared, own = (
             self._node.create_publisher(InferenceRequest, topic, CONTROL)
-            for topic in request_topics(state.name, self.client.robot)
+            for topic in request_topics(state.name, state.session, self.client.robot)
         )
         self._requests[state.name] = (shared, own)
         self._node.get_logger().info(

@@ -26,21 +26,25 @@ HEARTBEAT = QoSProfile(
 )
 
 
-def request_topics(server: str, robot: str) -> tuple[str, str]:
+def request_topics(server: str, session: str, robot: str) -> tuple[str, str]:
     """The topic to ``server`` that all robots share, and the one of ``robot`` alone.
 
     A reader keeps the newest few messages of all its writers together: on a shared topic one robot
-    that floods pushes the others' requests out. Of its own topic each robot is served in turn.
+    that floods pushes the others' requests out. Of its own topic each robot is served in turn. It
+    belongs to one ``session`` of the server: DDS believes a killed server's readers alive for 20 s.
     """
-    return f'{server}/request', f'{server}/request{robot}'
+    return f'{server}/request', f'{server}/request{robot}/session_{session}'
 
 
 def valid_node_name(name: str) -> bool:
     """Whether a name received from the network may become part of a topic's name."""
-    if not name.startswith('/') or len(name) > 200:
-        return False
+    return name.startswith('/') and len(name) <= 200 and valid_topic(f'{name}/reply')
+
+
+def valid_topic(name: str) -> bool:
+    """Whether there can be a topic of this full name (also not too long)."""
     try:
-        validate_full_topic_name(f'{name}/reply')
+        validate_full_topic_name(name)
     except InvalidTopicNameException:
         return False
     return True

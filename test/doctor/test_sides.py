@@ -141,10 +141,10 @@ def test_a_manager_that_is_not_active(state, text):
     assert finding.level is Level.FAIL and text in f'{finding.text} {finding.remedy}'
 
 
-def test_without_the_lifecycle_command_a_restart_is_the_remedy():
-    env = {'OFFLOAD_ROS_STANDALONE': '/x'}
-    finding = sides.check_manager(changed(MANAGER, state='inactive'), env)
-    assert 'ros2 lifecycle' not in finding.remedy
+def test_two_nodes_of_one_name():
+    assert 'several nodes' in sides.check_manager(changed(MANAGER, twins=True), {}).text
+    finding = one([changed(SERVER, twins=True)], NetworkSeen(), {})
+    assert finding.level is Level.FAIL and finding.remedy.endswith('name:=s_2')
 
 
 def test_a_manager_without_status():

@@ -1,4 +1,4 @@
-"""The helpers of the node tests serve here too; each test gets fresh processes on its own domain."""
+"""The helpers of the node tests serve here too."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 import copy
+import itertools
 from pathlib import Path
 import random
 import time
@@ -12,8 +13,8 @@ from typing import Any
 
 import pytest
 from rclpy.serialization import serialize_message
-from rig import MODEL, Footprint, Rig, Robot, Stranger, mostly_by_server, rig_in, stop_all
-from system import until
+from rig import MODEL, Footprint, Rig, Robot, Stranger, mostly_by_server, pair_in, rig_in, stop_all
+from system import Process, until
 
 from offload_ros.msg import (
     InferenceReply,
@@ -23,13 +24,18 @@ from offload_ros.msg import (
     Tensor,
 )
 from offload_ros.nodes.topics import HEARTBEAT
+from offload_ros.wire.directory import MAX_SERVERS
 
 GROWTH = 20e6  # bytes; what the garbage below would take if it were kept is far more
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with rig_in(tmp_path, MODEL.replace('4000.0', '1000.0')) as made:
+MODELS = MODEL.replace('4000.0', '1000.0')
+Pair = tuple[Robot, Process, Process]
+
+
+@pytest.fixture(scope='module')
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with pair_in(tmp_path_factory.mktemp('garbage'), MODELS) as made:
         yield made
 
 
@@ -43,9 +49,9 @@ def random_tensor(chance: random.Random) -> Tensor:
     return tensor
 
 
-def test_random_requests_do_not_harm_the_server(rig: Rig) -> None:
-    manager, server = rig.manager(), rig.server()
-    robot = Robot(rig)
+def test_random_requests_do_not_harm_the_server(pair: Pair) -> None:
+    robot, _, server = pair
+    rig = robot.rig
     robot.ready()
     stranger = Stranger(rig, '/stranger')
     stranger.connect()
@@ -57,7 +63,7 @@ def test_random_requests_do_not_harm_the_server(rig: Rig) -> None:
         stranger.ask(
             number,
             kind=kind,
-            robot=chance.choice(['/stranger', 'no name', '', '/a' * 150, '/x//y', '/é']),
+            robot=chance.choice(['/stranger', 'no name', '', '/a' * 150, '/a' * 99, '/x//y', '/é']),
             session=chance.choice(['/stranger', '', 'other', 'x' * 500]),
             server_session=chance.choice(['', 'of yesterday', rig.heartbeats[-1][1].session]),
             model=chance.choice(['probe', 'none', '']),
@@ -86,12 +92,11 @@ def test_random_requests_do_not_harm_the_server(rig: Rig) -> None:
     assert after.rss - before.rss < GROWTH
     assert 'Traceback' not in server.output
     robot.settle()
-    stop_all(manager, server)
 
 
-def test_replayed_and_forged_replies_become_no_results(rig: Rig) -> None:
-    manager, server = rig.manager(), rig.server()
-    robot = Robot(rig)
+def test_replayed_and_forged_replies_become_no_results(pair: Pair) -> None:
+    robot, manager, _ = pair
+    rig = robot.rig
     robot.ready()
     replies = rig.listener.collect(InferenceReply, f'{robot.name}/reply', 1000)
     forger = rig.listener.publisher(InferenceReply, f'{robot.name}/reply')
@@ -145,7 +150,12 @@ def test_replayed_and_forged_replies_become_no_results(rig: Rig) -> None:
     assert after.rss - before.rss < GROWTH
     assert 'Traceback' not in manager.output
     robot.settle()
-    stop_all(manager, server)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with rig_in(tmp_path, MODELS) as made:
+        yield made
 
 
 def test_heartbeats_of_servers_that_never_answer(rig: Rig) -> None:
@@ -162,27 +172,41 @@ def test_heartbeats_of_servers_that_never_answer(rig: Rig) -> None:
         faker.publish(ServerHeartbeat(server=name, session=session, models=models, **fields))
         time.sleep(0.001)
 
-    for name in ('', 'no slash', '/', '/a b', '/x//y', '/é', '/1x', '/a' * 200, '/ok/', '~', '{}'):
+    for name in (
+        '',
+        'no slash',
+        '/',
+        '/a b',
+        '/x//y',
+        '/é',
+        '/1x',
+        '/a' * 200,
+        '/a' * 99,
+        '/ok/',
+        '~',
+        '{}',
+    ):
         fake(name)
-    for repeat in range(3):
-        for index in range(1000):
-            fake(f'/fake_{index}', str(repeat))
-            if index % 100 == 0:
-                robot.send()
+    for session in ('', '/', 'é', 'x y', 'x' * 500):
+        fake('/fake', session)
+    for index in range(1000):
+        fake(f'/fake_{index}')
+        if index % 100 == 0:
+            robot.send()
     many = [ModelInfo(name=f'm{index}', hash='0') for index in range(3000)]
-    faker.publish(ServerHeartbeat(server='/fake_0', session='2', models=many))
+    faker.publish(ServerHeartbeat(server='/fake_0', session='s', models=many))
     result = robot.flush()
     assert (result.strategy_used, result.fallback) == ('device', True)
     assert 'is connecting' in result.reason
 
     server = rig.server()
     began_s = time.monotonic()
-    # The fakes go on all the time.
-    indices = iter(range(10**9))
+    # The fakes go on all the time: enough to hold all places, and now and then another one.
+    others = itertools.cycle(range(MAX_SERVERS, 1000))
 
     def found() -> Any:
-        for _ in range(3):
-            fake(f'/fake_{next(indices) % 1000}', '2')
+        for index in (*range(MAX_SERVERS), next(others)):
+            fake(f'/fake_{index}')
         return robot.by_server('/offload_server', robot.since(first))
 
     first = robot.send()

@@ -1,9 +1,8 @@
-"""A server that is slow, and one that a rogue floods: honest refusals, results in time, fairness."""
+"""A slow server, and one that a rogue floods: honest refusals, results in time, fairness."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 import threading
 import time
 
@@ -11,35 +10,37 @@ import pytest
 from rig import (
     MODEL,
     Footprint,
-    Rig,
     Robot,
     Stranger,
     all_by_robot,
     mostly_by_server,
-    rig_in,
-    stop_all,
+    pair_in,
 )
-from system import until
+from system import Process, until
 
 from offload_ros.msg import InferenceReply
 
 DEADLINE_S = 0.3
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with rig_in(tmp_path, MODEL.replace('4000.0', str(1000 * DEADLINE_S))) as made:
+Pair = tuple[Robot, Process, Process]
+
+
+@pytest.fixture(scope='module')
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    models = MODEL.replace('4000.0', str(1000 * DEADLINE_S))
+    with pair_in(tmp_path_factory.mktemp('overload'), models) as made:
         yield made
 
 
 def test_server_ten_times_slower_refuses_honestly_and_the_robot_keeps_the_deadline(
-    rig: Rig,
+    pair: Pair,
 ) -> None:
-    manager, server = rig.manager(), rig.server()
-    robot = Robot(rig)
+    robot, _, _ = pair
+    rig = robot.rig
     robot.ready()
     rig.pace('offload_server', 0.06)
-    mostly_by_server(robot.play(60, 10.0))
+    mostly_by_server(robot.play(50, 14.0))
 
     replies = rig.listener.collect(InferenceReply, f'{robot.name}/reply')
     first = robot.send()
@@ -62,19 +63,20 @@ def test_server_ten_times_slower_refuses_honestly_and_the_robot_keeps_the_deadli
 
     rig.pace('offload_server', 0.0)
     robot.ready()
-    mostly_by_server(robot.play(60, 10.0))
+    mostly_by_server(robot.play(50, 20.0))
     robot.settle()
-    stop_all(manager, server)
 
 
-def test_flood_of_one_robot_takes_no_answer_from_another_and_no_memory(rig: Rig) -> None:
-    manager, server = rig.manager(), rig.server()
-    robot = Robot(rig)
+def test_flood_of_one_robot_takes_no_answer_from_another_and_no_memory(pair: Pair) -> None:
+    robot, _, server = pair
+    rig = robot.rig
     robot.ready()
     rogue = Stranger(rig, '/rogue')
     rogue.connect()
+    # The promise is an answer by the server; when, depends on what the flood leaves of the CPU.
+    assert not rig.set_parameters(robot.name, probe__deadline_ms=1000.0)
     rig.pace('offload_server', 0.004)
-    mostly_by_server(robot.play(60, 20.0))
+    mostly_by_server(robot.play(60, 40.0))
     before = Footprint(server)
 
     stop, sent = threading.Event(), []
@@ -93,15 +95,15 @@ def test_flood_of_one_robot_takes_no_answer_from_another_and_no_memory(rig: Rig)
     thread.join()
     rate = len(sent) / (sent[-1] - sent[0])
     print(f'flood of {rate:.0f} requests/s, {len(rogue.answers())} answered')
-    mostly_by_server(flooded)
+    # Most by far: now and then the flood fills the middleware's own buffers, before any topic.
+    mostly_by_server(flooded, share=0.1)
     assert max(beat.queue_length for _, beat in rig.beats('/offload_server')) <= 32
     statuses = {reply.status for reply in rogue.answers()}
     assert InferenceReply.BUSY in statuses, 'the flood was no flood'
     assert len({reply.seq for reply in rogue.answers()}) == len(rogue.answers())
-    mostly_by_server(robot.play(60, 20.0))
+    mostly_by_server(robot.play(60, 40.0))
     after = Footprint(server)
     print(f'server before: {before}; after: {after}')
     assert after.rss - before.rss < 30e6
     assert (after.threads, after.files) == (before.threads, before.files)
     robot.settle()
-    stop_all(manager, server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import itertools
 from pathlib import Path
 import random
 import threading
@@ -153,7 +154,7 @@ def test_models_loaded_unloaded_and_switched_while_frames_flow(tmp_path: Path) -
             set_model('/offload_server', 'shifted', True)
             beats = [at_s for at_s, _ in rig.beats('/offload_server', began_s)]
             assert time.monotonic() - began_s > LOAD_S
-            gaps = [later - sooner for sooner, later in zip(beats, beats[1:], strict=False)]
+            gaps = [later - sooner for sooner, later in itertools.pairwise(beats)]
             print(f'longest time between heartbeats while a model loads: {max(gaps):.3f} s')
             assert max(gaps) < 0.4
             mostly_by_server(robot.since(first))

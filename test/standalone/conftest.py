@@ -68,7 +68,8 @@ class Ros2:
         for process in self._started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            if not process.stdout.closed:
+                process.communicate()
 
 
 @pytest.fixture(scope='module')

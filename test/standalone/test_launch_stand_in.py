@@ -165,6 +165,15 @@ def test_a_signal_ends_everything_and_leaves_no_orphan(
     assert '\nTraceback' not in output  # a child's own would stand behind its prefix
 
 
+def test_a_launch_whose_reader_has_gone_goes_on_and_ends(ros2, write, tmp_path, eventually):
+    """As `ros2 launch ... | head`."""
+    process, pids = start_sleepers(ros2, eventually, tmp_path, write(sleeper(tmp_path)))
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 0
+    assert not any(map(alive, pids))
+
+
 def test_a_process_that_ignores_signals_is_killed_in_steps(ros2, write, tmp_path, eventually):
     timeouts = ", sigterm_timeout='0.3', sigkill_timeout='0.3'"
     path = write(sleeper(tmp_path, '2,15', timeouts))

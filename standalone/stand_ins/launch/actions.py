@@ -3,24 +3,19 @@
 
 import asyncio
 
+from ._entities import Action, log
 from ._process import ExecuteProcess
-from ._unsupported import explain
+from ._service import LaunchContext
 from .events import Shutdown as _Shutdown
-from .launch_context import LaunchContext
-from .launch_description import Action
 from .launch_description_sources import LaunchDescriptionSource, PythonLaunchDescriptionSource
-from .logging import get_logger
 from .substitutions import normalize, perform, perform_typed
 
 __all__ = [
     'DeclareLaunchArgument', 'EmitEvent', 'ExecuteProcess', 'GroupAction',
     'IncludeLaunchDescription', 'LogInfo', 'OpaqueFunction', 'RegisterEventHandler',
     'SetEnvironmentVariable', 'SetLaunchConfiguration', 'Shutdown', 'TimerAction']
-__getattr__ = explain(__name__)
 
 class DeclareLaunchArgument(Action):
-    """An argument of the launch file, with its default and its choices."""
-
     def __init__(self, name, *, default_value=None, description=None, choices=None, **kwargs):
         super().__init__(**kwargs)
         self.name, self.choices = name, choices
@@ -40,19 +35,17 @@ class DeclareLaunchArgument(Action):
             raise RuntimeError(f'Argument "{self.name}" provided value "{values[self.name]}" is '
                                f'not valid. Valid options are: {self.choices}')
 
-def declared_arguments(entity, conditional=False, given=frozenset()):
-    """Yield (argument, whether conditional, names that includes on the way there give)."""
-    conditional = conditional or entity.condition is not None
+def declared_arguments(entity, conditional=False):
+    """Yield (argument, whether a condition decides about it)."""
     if isinstance(entity, DeclareLaunchArgument):
-        yield entity, conditional, given
-    if isinstance(entity, IncludeLaunchDescription):
-        given |= {name for name, _ in entity.launch_arguments}
+        yield entity, conditional or entity.condition is not None
+    # as upstream, which does not count the condition of an include
+    if entity.condition is not None and not isinstance(entity, IncludeLaunchDescription):
+        conditional = True
     for child in entity.get_sub_entities():
-        yield from declared_arguments(child, conditional, given)
+        yield from declared_arguments(child, conditional)
 
 class OpaqueFunction(Action):
-    """Call a function (context, *args, **kwargs) that may return entities."""
-
     def __init__(self, *, function, args=(), kwargs=None, **left_over):
         super().__init__(**left_over)
         self._function, self._args, self._kwargs = function, args, kwargs or {}
@@ -61,8 +54,6 @@ class OpaqueFunction(Action):
         return self._function(context, *self._args, **self._kwargs)
 
 class SetLaunchConfiguration(Action):
-    """Set a launch configuration."""
-
     _values = 'launch_configurations'
 
     def __init__(self, name, value, **kwargs):
@@ -74,23 +65,17 @@ class SetLaunchConfiguration(Action):
         getattr(context, self._values)[perform(context, self._name)] = value
 
 class SetEnvironmentVariable(SetLaunchConfiguration):
-    """Set a variable in the environment of what is started later."""
-
     _values = 'environment'
 
 class LogInfo(Action):
-    """Print a line."""
-
     def __init__(self, *, msg, **kwargs):
         super().__init__(**kwargs)
         self._msg = msg
 
     def execute(self, context):
-        get_logger('launch.user').info(perform(context, self._msg))
+        log('INFO', 'launch.user', perform(context, self._msg))
 
 class GroupAction(Action):
-    """Actions together; scoped, their configurations and environment end with the group."""
-
     def __init__(self, actions, *, scoped=True, **kwargs):
         super().__init__(**kwargs)
         if scoped:
@@ -102,7 +87,7 @@ class GroupAction(Action):
         return self._actions
 
 class IncludeLaunchDescription(Action):
-    """Another launch file, with arguments; as upstream's, its configurations stay set after."""
+    """As upstream's, its configurations stay set after it."""
 
     def __init__(self, launch_description_source, *, launch_arguments=(), **kwargs):
         super().__init__(**kwargs)
@@ -118,17 +103,9 @@ class IncludeLaunchDescription(Action):
 
     def execute(self, context):
         description = self._source.get_launch_description(context)
-        here = frozenset(name for name, _ in self.launch_arguments)
-        for argument, conditional, given in declared_arguments(description, False, here):
-            if not conditional and argument.default_value is None and argument.name not in given:
-                raise RuntimeError(
-                    f"Included launch description missing required argument '{argument.name}' "
-                    f"(description: '{argument.description}'), given: [{', '.join(given)}]")
         return [*(SetLaunchConfiguration(*pair) for pair in self.launch_arguments), description]
 
 class RegisterEventHandler(Action):
-    """Let a handler see events."""
-
     def __init__(self, event_handler, **kwargs):
         super().__init__(**kwargs)
         self.event_handler = event_handler
@@ -137,8 +114,6 @@ class RegisterEventHandler(Action):
         context.register_event_handler(self.event_handler)
 
 class EmitEvent(Action):
-    """Emit an event."""
-
     def __init__(self, *, event, **kwargs):
         super().__init__(**kwargs)
         self.event = event
@@ -147,14 +122,10 @@ class EmitEvent(Action):
         context.emit_event_sync(self.event)
 
 class Shutdown(EmitEvent):
-    """End the launch."""
-
     def __init__(self, *, reason='reason not given', **kwargs):
         super().__init__(event=_Shutdown(reason=reason), **kwargs)
 
 class TimerAction(Action):
-    """Actions after a time in seconds."""
-
     def __init__(self, *, period, actions, **kwargs):
         super().__init__(**kwargs)
         self._period, self._actions = period, list(actions)

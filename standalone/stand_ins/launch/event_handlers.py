@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done when an event comes."""
+"""What is done when an event comes: entities, or a function (event, context) that returns them."""
 
-from ._unsupported import explain
 from .events import Shutdown
 from .events.process import ProcessExited, ProcessStarted
 
-__getattr__ = explain(__name__)
 
 class EventHandler:
-    """Entities, or a function (event, context) that returns entities, for matching events."""
-
     def __init__(self, *, matcher, entities=None, handle_once=False):
         self.matches, self._entities, self._handle_once = matcher, entities, handle_once
 
@@ -21,23 +17,16 @@ class EventHandler:
         return found if isinstance(found, (list, tuple)) else () if found is None else (found,)
 
 def _about(kind, target):
-    return lambda event: isinstance(event, kind) and (
-        target is None or event.action is target or callable(target) and target(event.action))
+    return lambda event: isinstance(event, kind) and (target is None or event.action is target)
 
 class OnProcessStart(EventHandler):
-    """For the start of a process, or of any."""
-
     def __init__(self, *, target_action=None, on_start, **kwargs):
         super().__init__(matcher=_about(ProcessStarted, target_action), entities=on_start, **kwargs)
 
 class OnProcessExit(EventHandler):
-    """For the end of a process, or of any."""
-
     def __init__(self, *, target_action=None, on_exit, **kwargs):
         super().__init__(matcher=_about(ProcessExited, target_action), entities=on_exit, **kwargs)
 
 class OnShutdown(EventHandler):
-    """For the end of the launch."""
-
     def __init__(self, *, on_shutdown, **kwargs):
         super().__init__(matcher=lambda e: isinstance(e, Shutdown), entities=on_shutdown, **kwargs)

@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values that are known only while launching, and how text, paths and mixtures become them."""
 
-from ._unsupported import explain
-
-__getattr__ = explain(__name__)
 
 class SubstitutionFailure(Exception):
     """A substitution has no value here."""
 
 class Substitution:
-    """What is turned into text by perform(context); `--show-args` shows describe()."""
+    """What perform(context) turns into text; `--show-args` shows describe()."""
 
 class TextSubstitution(Substitution):
-    """Plain text."""
-
     def __init__(self, *, text):
         self.text = text
 
@@ -37,16 +32,12 @@ class _Variable(Substitution):
         return f'{self._shown}({describe(self.name)})'
 
 class LaunchConfiguration(_Variable):
-    """The value of a launch argument."""
-
     _values, _kind, _shown = 'launch_configurations', 'launch configuration', 'LaunchConfig'
 
     def __init__(self, variable_name, *, default=None):
         super().__init__(variable_name, default)
 
 class EnvironmentVariable(_Variable):
-    """The value of an environment variable."""
-
     _values, _kind, _shown = 'environment', 'environment variable', 'EnvVar'
 
     def __init__(self, name, *, default_value=None):
@@ -54,20 +45,18 @@ class EnvironmentVariable(_Variable):
 
 def normalize(value):
     """Return text, a substitution, a path or a mixture of them as a list of substitutions."""
-    if isinstance(value, Substitution):
-        return [value]
     if isinstance(value, (list, tuple)):
         return [part for item in value for part in normalize(item)]
     if isinstance(value, str) or hasattr(value, '__fspath__'):
         return [TextSubstitution(text=str(value))]
+    if isinstance(value, Substitution):
+        return [value]
     raise TypeError(f'expected text or a substitution, got {value!r}')
 
 def describe(value):
-    """Return the form that `--show-args` shows of everything that normalize takes."""
     return ' + '.join(part.describe() for part in normalize(value))
 
 def perform(context, value):
-    """Return the text of everything that normalize takes."""
     return ''.join(part.perform(context) for part in normalize(value))
 
 def perform_typed(context, value, kind):

@@ -7,22 +7,13 @@ import os
 import threading
 
 from launch import EventHandler
-from launch.actions import EmitEvent, RegisterEventHandler
-from launch.events import matches_action
-from launch.logging import get_logger
-from launch.substitutions import perform_typed
+from launch._entities import log
 
 from ._node import Node
-from .event_handlers import OnStateTransition
 from .events.lifecycle import ChangeState, StateTransition
 
+
 class LifecycleNode(Node):
-    """A node that obeys ChangeState events and causes StateTransition events."""
-
-    def __init__(self, *, name, namespace, autostart=False, **kwargs):
-        super().__init__(name=name, namespace=namespace, **kwargs)
-        self._autostart = autostart
-
     def execute(self, context):
         super().execute(context)
         from lifecycle_msgs.msg import TransitionEvent
@@ -40,23 +31,17 @@ class LifecycleNode(Node):
         self._ros.create_subscription(TransitionEvent, self._topic, report, 10)
         context.register_event_handler(EventHandler(entities=change, matcher=lambda event: (
             isinstance(event, ChangeState) and event.lifecycle_node_matcher(self))))
-        if perform_typed(context, self._autostart, bool):
-            configure, activate = (EmitEvent(event=ChangeState(
-                lifecycle_node_matcher=matches_action(self), transition_id=i)) for i in (1, 3))
-            return [RegisterEventHandler(OnStateTransition(
-                target_lifecycle_node=self, start_state='configuring', goal_state='inactive',
-                entities=[activate])), configure]
 
     async def _change(self, context, transition):
         def over():
             return context.is_shutdown or self.return_code is not None
 
-        client, logger = self._client, get_logger('launch_ros')
+        client, name = self._client, self.node_name
         # A node that is not yet connected to the launch would report its transition to nobody.
         while not (client.service_is_ready() and self._ros.count_publishers(self._topic)):
             await asyncio.sleep(0.02)
             if over():
-                logger.warning(f"'{self.node_name}' ended before transition {transition}")
+                log('WARNING', 'launch', f"'{name}' ended before transition {transition}")
                 return
         request = client.srv_type.Request()
         request.transition.id = transition
@@ -64,8 +49,7 @@ class LifecycleNode(Node):
         while not future.done() and not over():
             await asyncio.sleep(0.02)
         if future.done() and not future.result().success:
-            logger.error(
-                f"Failed to make transition {transition} for LifecycleNode '{self.node_name}'")
+            log('ERROR', 'launch', f"Failed to make transition {transition} of '{name}'")
 
 def _ros_node(context):
     """Return the launch's own node, which all lifecycle nodes of the launch share."""

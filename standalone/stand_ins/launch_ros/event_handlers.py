@@ -5,9 +5,8 @@ from launch import EventHandler
 
 from .events.lifecycle import StateTransition
 
-class OnStateTransition(EventHandler):
-    """For transitions of one lifecycle node, or of any; labels that are given must be equal."""
 
+class OnStateTransition(EventHandler):
     def __init__(self, *, entities, target_lifecycle_node=None, transition=None, start_state=None,
                  goal_state=None, matcher=None, **kwargs):
         wanted = {'action': target_lifecycle_node, 'transition': transition,

@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameter values: of one type, or of the type that YAML reads in their text."""
 
-from launch._unsupported import explain
 from launch.substitutions import Substitution, perform
 import yaml
 
-__getattr__ = explain(__name__)
 
 class ParameterValue:
-    """A value, often a substitution, whose type is stated instead of read from its text."""
-
     def __init__(self, value, *, value_type=None):
         self.value, self.value_type = value, value_type
 

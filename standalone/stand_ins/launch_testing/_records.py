@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes under test did, for the threads of launch and tests; PYTEST_DONT_REWRITE."""
+"""What the processes under test did, between the threads of launch and tests."""
 
-from collections.abc import Callable, Iterator
 import threading
-from typing import Any
 
 from launch.events.process import ProcessExited
 
@@ -12,91 +10,70 @@ from .util import NoMatchingProcessException, resolveProcesses
 
 
 class _Records:
-    """Events by process, and a condition that is notified of each."""
+    """Events of processes, and a wait for a condition on them."""
 
-    def __init__(self) -> None:
-        self.changed = threading.Condition()  # its lock may be taken again by the same thread
-        self._events: list[Any] = []
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._events = []
 
-    def append(self, event: Any) -> None:
-        """Keep an event."""
-        with self.changed:
+    def __iter__(self):
+        return iter(tuple(self._events))
+
+    def append(self, event):
+        with self._changed:
             self._events.append(event)
-            self.changed.notify_all()
+            self._changed.notify_all()
 
-    def processes(self) -> list[Any]:
+    def processes(self):
         """Return the actions of the processes that have events."""
-        with self.changed:
-            return list({event.action: None for event in self._events})
+        return list({event.action: None for event in self})
 
-    def process_names(self) -> list[str]:
-        """Return their names."""
+    def process_names(self):
         return [action.process_details['name'] for action in self.processes()]
 
-    def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait for a condition; no matching process yet, or a failed assertion, is a no."""
-        def holds() -> bool:
+    def _comes(self, condition, timeout):
+        def holds():
             try:
-                return condition()
+                return condition() is not False
             except (AssertionError, NoMatchingProcessException):
                 return False
 
-        with self.changed:
-            return self.changed.wait_for(holds, timeout)
-
+        with self._changed:
+            return self._changed.wait_for(holds, timeout)
 
 class ProcInfo(_Records):
     """`proc_info`: the last start or exit of each process."""
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter([self[action] for action in self.processes()])
+    def __iter__(self):
+        return iter({event.action: event for event in tuple(self._events)}.values())
 
-    def __getitem__(self, key: Any) -> Any:
-        with self.changed:
-            for event in reversed(self._events):
-                if event.action is key or isinstance(key, str) and key in event.process_name:
-                    return event
+    def __getitem__(self, key):
+        for event in self:
+            if event.action is key or (isinstance(key, str) and key in event.process_name):
+                return event
         raise KeyError(key)
 
-    def assertWaitForStartup(self, process: Any, cmd_args: Any = None, *, timeout: float = 10):
-        """Demand that a process starts in time."""
-        def started() -> bool:
-            return bool(resolveProcesses(self, process=process, cmd_args=cmd_args))
+    def assertWaitForStartup(self, process, *, timeout=10):
+        came = self._comes(lambda: resolveProcesses(self, process=process), timeout)
+        assert came, f"Timed out waiting for process '{process}' to start"
 
-        assert self.wait(started, timeout), f"Timed out waiting for process '{process}' to start"
-
-    def assertWaitForShutdown(self, process: Any, cmd_args: Any = None, *, timeout: float = 10):
-        """Demand that a process ends in time."""
-        def ended() -> bool:
-            found = resolveProcesses(self, process=process, cmd_args=cmd_args)
-            return isinstance(self[found[0]], ProcessExited)
-
-        assert self.wait(ended, timeout), f"Timed out waiting for process '{process}' to finish"
-
+    def assertWaitForShutdown(self, process, *, timeout=10):
+        came = self._comes(lambda: isinstance(
+            self[resolveProcesses(self, process=process)[0]], ProcessExited), timeout)
+        assert came, f"Timed out waiting for process '{process}' to finish"
 
 class ProcOutput(_Records):
     """`proc_output`: what the processes wrote, piece by piece."""
 
-    def __iter__(self) -> Iterator[Any]:
-        with self.changed:
-            return iter(list(self._events))
-
-    def __getitem__(self, key: Any) -> list[Any]:
+    def __getitem__(self, key):
         if key not in (self.process_names() if isinstance(key, str) else self.processes()):
             raise KeyError(key)
         return [event for event in self if key in (event.action, event.process_name)]
 
-    def waitFor(
-        self, expected_output: Any, process: Any = None, cmd_args: Any = None, *,
-        timeout: float = 10, **kwargs: Any,
-    ) -> bool:
+    def waitFor(self, expected_output, process=None, *, timeout=10, **kwargs):
         """Return whether a text comes in time; see assertInStream."""
-        def written() -> bool:
-            assertInStream(self, expected_output, process, cmd_args, **kwargs)
-            return True
+        return self._comes(
+            lambda: assertInStream(self, expected_output, process, **kwargs), timeout)
 
-        return self.wait(written, timeout)
-
-    def assertWaitFor(self, *args: Any, **kwargs: Any) -> None:
-        """Demand that a text comes in time; see assertInStream."""
+    def assertWaitFor(self, *args, **kwargs):
         assert self.waitFor(*args, **kwargs), 'Waiting for output timed out'

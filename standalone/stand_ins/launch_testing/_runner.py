@@ -4,8 +4,6 @@
 import functools
 import inspect
 import threading
-from types import ModuleType
-from typing import Any
 import unittest
 
 from launch import EventHandler, LaunchDescription, LaunchDescriptionSource, LaunchService
@@ -17,13 +15,12 @@ from .actions import ReadyToTest
 
 READY_WITHIN_S = 15.0
 
-
-def run(module: ModuleType, arguments: dict[str, str]) -> list[tuple[str, str]]:
+def run(module, arguments):
     """Return (test, what went wrong) of each failure in the module."""
     generate = module.generate_test_description
-    described = generate()
-    description, context = described if isinstance(described, tuple) else (described, {})
-    ready = _find_ready(description.entities)
+    found = generate()
+    description, context = found if isinstance(found, tuple) else (found, {})
+    ready = _find_ready(description)
     if ready is None:
         raise RuntimeError('generate_test_description returns no ReadyToTest action')
     started, completed, failures = threading.Event(), threading.Event(), []
@@ -31,57 +28,44 @@ def run(module: ModuleType, arguments: dict[str, str]) -> list[tuple[str, str]]:
     info, output, service = ProcInfo(), ProcOutput(), LaunchService()
     given = {**context, 'proc_info': info, 'proc_output': output, 'test_args': arguments}
     service.include_launch_description(LaunchDescription([
-        _recorder((ProcessStarted, ProcessExited), info),
-        _recorder(ProcessIO, output),
-        IncludeLaunchDescription(
-            LaunchDescriptionSource(description), launch_arguments=arguments.items()
-        ),
-    ]))
+        _recorder((ProcessStarted, ProcessExited), info), _recorder(ProcessIO, output),
+        IncludeLaunchDescription(LaunchDescriptionSource(description),
+                                 launch_arguments=arguments.items())]))
 
-    def test() -> None:
-        try:
-            if not started.wait(READY_WITHIN_S):
-                failures.append(('ReadyToTest', f'did not come within {READY_WITHIN_S:.0f} s'))
-                return
+    def test():
+        if started.wait(READY_WITHIN_S):
             failures.extend(_run_cases(module, False, {**given, 'launch_service': service}))
-        finally:
-            completed.set()
-            service.shutdown()
+        else:
+            failures.append(('ReadyToTest', f'did not come within {READY_WITHIN_S:.0f} s'))
+        completed.set()
+        service.shutdown()
 
     threading.Thread(target=test, name='active tests', daemon=True).start()
     # The launch handles signals, which only the main thread can.
     keep_alive = getattr(generate, '__markers__', {}).get('keep_alive', False)
     service.run(shutdown_when_idle=not keep_alive)
     if not completed.is_set():
-        died = [f'{event.process_name} exited with {event.returncode}' for event in info
-                if isinstance(event, ProcessExited)]
-        text = 'Launch stopped before the active tests finished: '
-        return [(module.__name__, text + (', '.join(died) or 'no process was started'))]
+        ended = [f'{event.process_name} ended with {event.returncode}' for event in info
+                 if isinstance(event, ProcessExited)]
+        text = 'Launch stopped before the active tests finished: ' + ', '.join(ended)
+        return [(module.__name__, text)]
     return failures + _run_cases(module, True, given)
 
+def _find_ready(entity):
+    if isinstance(entity, ReadyToTest):
+        return entity
+    return next(filter(None, map(_find_ready, entity.get_sub_entities())), None)
 
-def _find_ready(entities: Any) -> ReadyToTest | None:
-    for entity in entities:
-        found = entity if isinstance(entity, ReadyToTest) else _find_ready(
-            entity.get_sub_entities())
-        if found is not None:
-            return found
-    return None
-
-
-def _recorder(kind: Any, records: Any) -> RegisterEventHandler:
+def _recorder(kind, records):
     return RegisterEventHandler(EventHandler(
         matcher=lambda event: isinstance(event, kind),
-        entities=lambda event, context: records.append(event),
-    ))
+        entities=lambda event, context: records.append(event)))
 
-
-def _run_cases(module: ModuleType, post: bool, given: dict[str, Any]) -> list[tuple[str, str]]:
+def _run_cases(module, post_shutdown, given):
     suite = unittest.TestSuite()
     for case in vars(module).values():
-        if not isinstance(case, type) or not issubclass(case, unittest.TestCase):
-            continue
-        if getattr(case, '__post_shutdown_test__', False) != post:
+        if (not isinstance(case, type) or not issubclass(case, unittest.TestCase)
+                or getattr(case, '__post_shutdown_test__', False) != post_shutdown):
             continue
         case = type(case.__name__, (case,), {'__module__': case.__module__})  # may run again
         for name in ('setUpClass', 'tearDownClass'):
@@ -91,11 +75,10 @@ def _run_cases(module: ModuleType, post: bool, given: dict[str, Any]) -> list[tu
                 setattr(test, name, _with(getattr(test, name), given))
             suite.addTest(test)
     result = unittest.TextTestRunner(verbosity=2).run(suite)
-    return [(str(test), text) for test, text in result.errors + result.failures] + [
-        (str(test), 'succeeded, which was not expected') for test in result.unexpectedSuccesses]
+    return [(test.id(), text) for test, text in result.errors + result.failures] + [
+        (test.id(), 'succeeded, which was not expected') for test in result.unexpectedSuccesses]
 
-
-def _with(function: Any, given: dict[str, Any]) -> Any:
+def _with(function, given):
     """Return a function with the arguments that it names."""
     names = inspect.signature(function).parameters
     return functools.partial(function, **{k: v for k, v in given.items() if k in names})

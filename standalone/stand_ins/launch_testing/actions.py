@@ -1,22 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The action that every test description has."""
-
-from collections.abc import Callable
-from typing import Any
+"""The action that starts the active tests; every test description has one."""
 
 from launch import Action
-from launch._unsupported import explain
-
-__getattr__ = explain(__name__)
 
 
 class ReadyToTest(Action):
-    """Start the active tests."""
-
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.callbacks: list[Callable[[], Any]] = []
+        self.callbacks = []
 
-    def execute(self, context: Any) -> None:
+    def execute(self, context):
         for callback in self.callbacks:
             callback()

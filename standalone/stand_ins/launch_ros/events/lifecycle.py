@@ -3,17 +3,14 @@
 
 from launch import Event
 
-class ChangeState(Event):
-    """The matching lifecycle nodes are to make a transition, by its id in lifecycle_msgs."""
 
+class ChangeState(Event):
     def __init__(self, *, lifecycle_node_matcher, transition_id):
         if transition_id not in range(9):
             raise ValueError(f"'{transition_id}' is not the id of a lifecycle transition (0 to 8)")
         self.lifecycle_node_matcher, self.transition_id = lifecycle_node_matcher, transition_id
 
 class StateTransition(Event):
-    """A lifecycle node went from one state to another; states and transition by their labels."""
-
     def __init__(self, *, action, msg):
         self.action, self.msg, self.transition = action, msg, msg.transition.label
         self.start_state, self.goal_state = msg.start_state.label, msg.goal_state.label
