@@ -212,13 +212,29 @@ def answer_to(
     publish: Callable[[Any], None], message: Any, results: list[Any], limit_s: float = 20.0
 ) -> Any:
     """Publish one frame and wait for the result with its stamp."""
-    stamp = message.header.stamp
-    publish(message)
-    return until(
-        lambda: next((r for r in list(results) if r.header.stamp == stamp), None),
-        f'a result with stamp {stamp.sec}',
-        limit_s,
-    )
+    return answers_to(lambda: publish(message), message.header.stamp, [results], limit_s)[0]
+
+
+def answers_to(
+    publish: Callable[[], None], stamp: Any, results: list[list[Any]], limit_s: float = 30.0
+) -> list[Any]:
+    """Publish frames with ``stamp`` and wait for the result of each list with it.
+
+    Published again every few seconds: camera topics are best effort, and either end may not have
+    matched its peer yet, so that the frame (or its result) never arrives.
+    """
+    end_s, again_s = time.monotonic() + limit_s, 0.0
+    while True:
+        if time.monotonic() > again_s:
+            publish()
+            again_s = time.monotonic() + 3.0
+        found = [next((r for r in list(each) if r.header.stamp == stamp), None) for each in results]
+        if None not in found:
+            return found
+        assert time.monotonic() < end_s, (
+            f'not within {limit_s} s: results with stamp {stamp.sec}: {found}'
+        )
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from system import (
     Listener,
     Process,
     answer_to,
+    answers_to,
     image_message,
     new_domain,
     outputs_of,
@@ -191,17 +192,16 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, A
 
 def run_all(everything: dict[str, Any], stamp: int) -> dict[str, Any]:
     """One frame on every topic; the result of every model."""
-    for topic, message in frames(stamp).items():
-        everything['publishers'][topic].publish(message)
-    return {
-        model: until(
-            lambda model=model: next(
-                (r for r in list(everything['results'][model]) if r.header.stamp.sec == stamp), None
-            ),
-            f'a result of {model}',
-        )
-        for model in MODELS
-    }
+    messages = frames(stamp)
+
+    def publish() -> None:
+        for topic, message in messages.items():
+            everything['publishers'][topic].publish(message)
+
+    results = [everything['results'][model] for model in MODELS]
+    return dict(
+        zip(MODELS, answers_to(publish, messages['camera'].header.stamp, results), strict=True)
+    )
 
 
 def set_parameter(domain: int, name: str, value: str) -> subprocess.CompletedProcess[str]:
