@@ -47,6 +47,12 @@ def generate_launch_description():
                 description='CPU threads of an operator; 0: all',
             ),
             DeclareLaunchArgument(
+                'key_file',
+                default_value='',
+                description='pre-shared key (ros2 run offload_ros make_key FILE): the same file on '
+                'robot and server keeps strangers out and encrypts; empty: none',
+            ),
+            DeclareLaunchArgument(
                 'autostart',
                 default_value='true',
                 choices=['true', 'false'],
@@ -72,6 +78,7 @@ def generate_launch_description():
                     {
                         'models_file': LaunchConfiguration('models_file'),
                         'device': LaunchConfiguration('device'),
+                        'key_file': LaunchConfiguration('key_file'),
                         'threads': ParameterValue(LaunchConfiguration('threads'), value_type=int),
                         'autostart': ParameterValue(
                             LaunchConfiguration('autostart'), value_type=bool

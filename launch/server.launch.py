@@ -42,6 +42,12 @@ def generate_launch_description():
                 description='CPU threads of an operator; 0: all',
             ),
             DeclareLaunchArgument(
+                'key_file',
+                default_value='',
+                description='pre-shared key (ros2 run offload_ros make_key FILE): the same file on '
+                'robot and server keeps strangers out and encrypts; empty: none',
+            ),
+            DeclareLaunchArgument(
                 'autostart',
                 default_value='true',
                 choices=['true', 'false'],
@@ -52,6 +58,11 @@ def generate_launch_description():
                 default_value='info',
                 choices=['debug', 'info', 'warn', 'error'],
                 description='least severity that is logged',
+            ),
+            DeclareLaunchArgument(
+                'tcp_port',
+                default_value='5100',
+                description='network:=routed by TCP: the port where robots connect',
             ),
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(os.path.join(share, 'launch', 'middleware.launch.py'))
@@ -67,6 +78,7 @@ def generate_launch_description():
                     {
                         'models_file': LaunchConfiguration('models_file'),
                         'device': LaunchConfiguration('device'),
+                        'key_file': LaunchConfiguration('key_file'),
                         'threads': ParameterValue(LaunchConfiguration('threads'), value_type=int),
                         'autostart': ParameterValue(
                             LaunchConfiguration('autostart'), value_type=bool

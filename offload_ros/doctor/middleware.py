@@ -11,6 +11,7 @@ from offload_ros.doctor.seen import NetworkSeen
 from offload_ros.doctor.shell import (
     NEW_PROFILE,
     OLD_PROFILE,
+    TRANSPORTS,
     domain_of,
     older,
     profile_of,
@@ -79,25 +80,27 @@ def check_profile(
             f'unset {OLD_PROFILE}',
         )
     own = profile_of(env)
-    problem = _file_problem(own)
+    problem = file_problem(own)
     if problem:
         return fail(name, f'{variable}={own}: {problem}', f'export {variable}={default}')
     if manager_env is not None:
         return _manager_profile(name, own, default, manager_env)
     if own:
         return ok(name, f'{own} (a running manager may have another)')
-    return ok(name, f'none in this shell; the launch files set {default} by themselves')
+    return ok(name, 'none in this shell; the launch files set one by themselves (network:=)')
 
 
 def _manager_profile(name: str, own: str, default: str, manager_env: Mapping[str, str]) -> Finding:
     theirs, variable = profile_of(manager_env), profile_variable(manager_env)
-    problem = _file_problem(theirs)
+    problem = file_problem(theirs)
     if problem:
         return fail(
             name,
             f'the running manager has {variable}={theirs}: {problem}',
             f'export {variable}={default} and start it again',
         )
+    if not theirs and manager_env.get(TRANSPORTS):
+        return ok(name, f'{TRANSPORTS}={manager_env[TRANSPORTS]} in the running manager')
     if not theirs:
         return warn(
             name,
@@ -113,7 +116,8 @@ def _manager_profile(name: str, own: str, default: str, manager_env: Mapping[str
     return ok(name, theirs if own else f'{theirs} in the running manager, none in this shell')
 
 
-def _file_problem(path: str) -> str:
+def file_problem(path: str) -> str:
+    """Why Fast DDS would ignore this profile file; empty when it takes it, or none is named."""
     if not path:
         return ''
     if not Path(path).is_file():

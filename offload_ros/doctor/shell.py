@@ -9,6 +9,7 @@ from pathlib import Path
 
 OLDER_DISTRIBUTIONS = ('humble', 'iron')  # their Fast DDS 2 knows the profile's older variable only
 NEW_PROFILE, OLD_PROFILE = 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
+TRANSPORTS = 'FASTDDS_BUILTIN_TRANSPORTS'
 # What decides whether two processes hear each other; nothing else is kept of an environment.
 VARIABLES = (
     'OFFLOAD_ROS_STANDALONE',
@@ -20,6 +21,7 @@ VARIABLES = (
     'RMW_IMPLEMENTATION',
     NEW_PROFILE,
     OLD_PROFILE,
+    TRANSPORTS,
 )
 EXECUTABLES = ('offload_manager', 'offload_server')
 

@@ -76,6 +76,7 @@ NEW, OLD = 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
         ({'ROS_DISTRO': 'humble', NEW: PROFILE}, None, Level.WARN, 'not known to humble'),
         ({'ROS_DISTRO': 'humble', NEW: PROFILE, OLD: PROFILE}, None, Level.OK, PROFILE),
         ({NEW: PROFILE}, {}, Level.WARN, 'running manager has none'),
+        ({}, {'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA'}, Level.OK, 'LARGE_DATA in the running'),
         ({NEW: PROFILE}, {NEW: __file__}, Level.FAIL, 'not a readable XML file'),
     ],
 )
