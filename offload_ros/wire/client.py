@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 import contextlib
 from dataclasses import dataclass, field
 import itertools
+import secrets
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from offload_ros.wire.directory import ServerDirectory, ServerState
 from offload_ros.wire.exchange import Kind, Reply, Request
@@ -18,11 +19,22 @@ if TYPE_CHECKING:
     from offload_ros.models.model import Model
     from offload_ros.strategy import Frame
 
-MAX_HELLOS = 256  # unanswered ones that are remembered
+
+def new_session() -> str:
+    """16 hex digits that name one life of a node."""
+    return secrets.token_hex(8)
 
 
 class NoReply(Exception):
     """A request that no reply will come for, and why."""
+
+
+class Answered(NamedTuple):
+    """``bytes_up``: of the request's tensors, as they travelled."""
+
+    reply: Reply
+    round_trip_s: float
+    bytes_up: int
 
 
 @dataclass
@@ -35,15 +47,15 @@ class _Pending:
 
 
 class OffloadClient:
-    """Sends requests through ``transmit`` and matches replies by sequence number; safe between
-    threads."""
+    """Sends requests through ``transmit``, which returns how many bytes of tensors travel, and
+    matches replies by sequence number; safe between threads."""
 
     def __init__(
         self,
         robot: str,
         session: str,
         directory: ServerDirectory,
-        transmit: Callable[[ServerState, Request], None],
+        transmit: Callable[[ServerState, Request], int],
     ) -> None:
         self.robot = robot
         self.session = session
@@ -54,7 +66,6 @@ class OffloadClient:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._pending: dict[int, _Pending] = {}
-        self._hellos: dict[int, tuple[str, str]] = {}  # request number -> server name and session
         directory.on_lost = self._server_lost
 
     def server_for(self, model: Model) -> tuple[ServerState | None, str]:
@@ -69,8 +80,8 @@ class OffloadClient:
         frame: Frame,
         deadline_s: float,
         started: Callable[[int], None] | None = None,
-    ) -> tuple[Reply, float]:
-        """Send one frame to ``server`` and wait; the reply and the round trip in seconds.
+    ) -> Answered:
+        """Send one frame to ``server`` and wait for its reply.
 
         ``started`` receives the request's number (for ``cancel``) before it is sent. ``NoReply``
         says why nothing came, at the latest at ``deadline_s`` (steady clock).
@@ -96,9 +107,10 @@ class OffloadClient:
                 budget_s=max(0.0, deadline_s - sent_s),
                 inputs=frame.inputs,
                 buffers=frame.buffers,
+                opaque=model.config.opaque_inputs,
             )
             try:
-                self._transmit(server, request)
+                bytes_up = self._transmit(server, request)
             except Exception as error:  # e.g. its publisher was closed in another thread just now
                 raise NoReply(
                     f'the request cannot be sent to server {server.name}: '
@@ -112,7 +124,7 @@ class OffloadClient:
             if self.directory.holds(server.name, server.session):
                 self._withdraw(server, number)
             raise NoReply(pending.why or f'server {server.name} did not answer in time')
-        return pending.reply, pending.received_s - sent_s
+        return Answered(pending.reply, pending.received_s - sent_s, bytes_up)
 
     def cancel(self, number: int, why: str = 'cancelled') -> None:
         """End a waiting ``call``; its reply, should it still come, is dropped."""
@@ -128,30 +140,16 @@ class OffloadClient:
         with contextlib.suppress(Exception):  # best effort: the budget ends it there too
             self._transmit(server, request)
 
-    def greet(self, server: ServerState) -> None:
-        """Send HELLO: its echo marks the server as connected, and keeps the session open there."""
-        number = next(self._numbers)
+    def waits_for(self, number: int) -> bool:
+        """Whether a reply of this number would be of use."""
         with self._lock:
-            self._hellos[number] = (server.name, server.session)
-            while len(self._hellos) > MAX_HELLOS:
-                self._hellos.pop(next(iter(self._hellos)))
-        self._transmit(
-            server, Request(self.robot, self.session, server.session, number, kind=Kind.HELLO)
-        )
+            pending = self._pending.get(number)
+            return pending is not None and not pending.done.is_set()
 
     def on_reply(self, reply: Reply) -> bool:
         """Hand a received reply to its call; False when nobody waits for it (late, foreign,
         doubled)."""
         received_s = time.monotonic()
-        with self._lock:
-            # A foreign reply may have the number of a hello whose own echo is still to come.
-            greeted = self._hellos.get(reply.seq) if reply.session == self.session else None
-            echo = greeted is not None and greeted == (reply.server, reply.server_session)
-            if echo:
-                del self._hellos[reply.seq]
-        if echo:
-            self.directory.connect(reply.server, reply.server_session)
-            return True
         with self._lock:
             pending = self._pending.get(reply.seq)
             if (

@@ -87,6 +87,15 @@ class ServerDirectory:
             if known is not None and known[0].session == session:
                 self._servers[name] = (replace(known[0], connected=True), known[1])
 
+    def disconnect(self, name: str, session: str, why: str) -> None:
+        """It beats, but nothing else passes between us: not to be used, and calls end."""
+        with self._lock:
+            known = self._servers.get(name)
+            if known is None or known[0].session != session or not known[0].connected:
+                return
+            self._servers[name] = (replace(known[0], connected=False), known[1])
+        self._report(known[0], why)
+
     def _has_room(self, name: str, now: float) -> bool:
         """Whether a new name may come in; whoever only talks and never answers makes room for it.
 

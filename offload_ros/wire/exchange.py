@@ -1,4 +1,4 @@
-"""One request and its reply, as both sides see them; the nodes turn them into messages and back."""
+"""One request and its reply, as both sides see them; ``wire.framing`` makes transfers of them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ import enum
 
 import torch
 
+# Streams of a channel: what its transfers are for (``wire.channel.key_of``).
+REQUESTS = 1  # robot to server; the reply has the same key the other way
+CANCELS = 2
+REPORTS = 3  # of the link monitors to each other
+PROBES = 4  # measure the link; thrown away
+
 
 class Status(enum.IntEnum):
-    """Values of ``msg/InferenceReply.msg``."""
+    """What became of a request."""
 
     OK = 0
-    ERROR = 1
-    BUSY = 2
-    EXPIRED = 3
+    ERROR = 1  # the request is at fault or the model failed on it: do not send it again
+    BUSY = 2  # the queue is full: it was not run
+    EXPIRED = 3  # its budget had passed before it was run
 
 
 class Kind(enum.IntEnum):
-    """What a request asks for; values of ``msg/InferenceRequest.msg``."""
+    """What a request asks for."""
 
     INFER = 0
-    HELLO = 1
-    CANCEL = 2
+    CANCEL = 1  # the answer to the request of this number is not needed any more
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Request:
     budget_s: float = 0.0
     inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
     buffers: Mapping[str, array[int]] = field(default_factory=dict)
+    opaque: frozenset[str] = frozenset()  # inputs that are coded already, e.g. as JPEG
     priority: int = 128
     kind: Kind = Kind.INFER
 
@@ -60,3 +66,4 @@ class Reply:
     compute_s: float = 0.0
     server_s: float = 0.0
     outputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    tensor_bytes: int = 0  # of the outputs, as they travelled

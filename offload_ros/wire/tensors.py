@@ -6,14 +6,17 @@ Works on any object with the fields of ``msg/Tensor.msg``, so nothing here needs
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 import math
 from typing import Any, Protocol, TypeVar
 
 import torch
 
-RAW = 0
+from offload_ros.wire.codecs import CODECS, RAW
+from offload_ros.wire.codecs import decode as decoded
+from offload_ros.wire.errors import WireError as WireError  # of this module's interface
+
 DTYPE_OF_CODE: dict[int, torch.dtype] = {
     1: torch.float32,
     2: torch.float64,
@@ -46,9 +49,15 @@ class TensorMessage(Protocol):
 Message = TypeVar('Message', bound=TensorMessage)
 
 
-class WireError(ValueError):
-    """A message that cannot be a tensor, or is larger than allowed; the text says which rule it
-    breaks."""
+@dataclass
+class TensorData:
+    """A tensor on its way, where no ROS message carries it; ``data`` is a writable view."""
+
+    name: str
+    dtype: int
+    shape: Any
+    codec: int
+    data: Any
 
 
 @dataclass(frozen=True)
@@ -103,11 +112,11 @@ def data_of(tensor: torch.Tensor) -> memoryview:
 
 
 def checked_size(message: TensorMessage) -> int:
-    """Bytes of the tensor in ``message``; ``WireError`` when its fields contradict each other."""
+    """Bytes of the tensor in ``message``, not coded; ``WireError`` when its fields contradict each
+    other."""
     name = message.name
-    if message.dtype not in DTYPE_OF_CODE:
-        raise WireError(f"tensor '{name}': dtype code {message.dtype} is unknown")
-    if message.codec != RAW:
+    dtype = checked_dtype(name, message.dtype)
+    if message.codec not in CODECS:
         raise WireError(f"tensor '{name}': codec {message.codec} is unknown")
     if len(message.shape) > MAX_AXES:
         raise WireError(
@@ -116,8 +125,8 @@ def checked_size(message: TensorMessage) -> int:
     shape = [int(extent) for extent in message.shape]
     if min(shape, default=0) < 0:
         raise WireError(f"tensor '{name}': shape {shape} has an extent below 0")
-    size = math.prod(shape) * DTYPE_OF_CODE[message.dtype].itemsize
-    if size != len(message.data):
+    size = math.prod(shape) * dtype.itemsize
+    if message.codec == RAW and size != len(message.data):
         raise WireError(
             f"tensor '{name}': shape {shape} of {_dtype_name(message.dtype)} needs {size} bytes, "
             f'the message has {len(message.data)}'
@@ -127,15 +136,28 @@ def checked_size(message: TensorMessage) -> int:
     return size
 
 
-def decode(message: TensorMessage) -> torch.Tensor:
-    """The tensor in ``message``, sharing the message's memory. ``WireError`` when fields
-    contradict."""
-    checked_size(message)
+def checked_dtype(name: str, code: int) -> torch.dtype:
+    """The dtype of a code of ``msg/Tensor.msg``; ``WireError`` for another one."""
+    if code not in DTYPE_OF_CODE:
+        raise WireError(f"tensor '{name}': dtype code {code} is unknown")
+    return DTYPE_OF_CODE[code]
+
+
+def decode(message: TensorMessage, limits: Limits | None = None) -> torch.Tensor:
+    """The tensor in ``message``, sharing the message's memory unless that is coded. ``WireError``
+    when fields contradict, or when it would become larger than ``limits``."""
+    size = checked_size(message)
+    if message.codec != RAW and size > (limits or Limits()).total_bytes:
+        raise WireError(f"tensor '{message.name}': {size} bytes once decoded are not allowed")
     dtype = DTYPE_OF_CODE[message.dtype]
     shape = tuple(message.shape)
-    if len(message.data) == 0:
+    if size == 0:
         return torch.empty(shape, dtype=dtype)
-    data = message.data if isinstance(message.data, array) else array('B', bytes(message.data))
+    data = message.data
+    if message.codec != RAW:
+        data = decoded(data, message.codec, dtype.itemsize, size).data
+    elif not isinstance(data, (array, memoryview)):
+        data = array('B', bytes(data))
     if dtype == torch.bool:
         largest = int(torch.frombuffer(data, dtype=torch.uint8).max())
         if largest > 1:  # torch computes nonsense with such a bool
@@ -163,13 +185,8 @@ def decode_all(
     for message in messages:
         if message.name in tensors:
             raise WireError(f"two tensors are named '{message.name}'")
-        tensors[message.name] = decode(message)
+        tensors[message.name] = decode(message, limits)
     return tensors
-
-
-def total_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    """Bytes of tensor data, as they travel."""
-    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _dtype_name(code: int) -> str:

@@ -9,18 +9,22 @@ import pytest
 import torch
 
 from offload_ros.strategy import Frame
-from offload_ros.wire.client import MAX_HELLOS, NoReply, OffloadClient
+from offload_ros.wire.client import NoReply, OffloadClient, new_session
 from offload_ros.wire.directory import ServerDirectory, ServerState
 from offload_ros.wire.exchange import Kind, Reply, Status
 
-MODEL = SimpleNamespace(name='vit', hash='abc')
+MODEL = SimpleNamespace(
+    name='vit', hash='abc', config=SimpleNamespace(opaque_inputs=frozenset({'image'}))
+)
 FRAME = Frame(7, {'image': torch.ones(2)}, 0.0)
 LONG_S = 30.0  # a call that waits for this has failed its test
 
 
 class Network:
     """Keeps what is sent; ``respond`` (if set) is called with each request in the sender's
-    thread."""
+    thread. ``bytes_up``: what it says that travelled."""
+
+    bytes_up = 17
 
     def __init__(self):
         self.sent = []
@@ -32,6 +36,7 @@ class Network:
         self.arrived.release()
         if self.respond is not None:
             self.respond(server, request)
+        return self.bytes_up
 
     def next_request(self):
         """Wait for the next request to be sent and return it."""
@@ -99,6 +104,7 @@ def test_request_carries_who_what_and_how_long(client, server, network):
     assert (request.model, request.model_hash, request.kind) == ('vit', 'abc', Kind.INFER)
     assert request.inputs is FRAME.inputs
     assert request.buffers is FRAME.buffers
+    assert request.opaque == {'image'}
     assert 0.0 < request.budget_s <= 5.0
 
 
@@ -107,8 +113,9 @@ def test_reply_is_returned_with_its_round_trip(waiting_call, client):
     time.sleep(0.02)
     reply = reply_to(request)
     assert client.on_reply(reply)
-    received, round_trip_s = future.result(LONG_S)
+    received, round_trip_s, bytes_up = future.result(LONG_S)
     assert received is reply
+    assert bytes_up == Network.bytes_up
     assert 0.015 < round_trip_s < LONG_S
 
 
@@ -139,7 +146,7 @@ def test_doubled_reply_is_dropped(client, server, network):
         taken.append(client.on_reply(reply_to(request, detail='second')))
 
     network.respond = respond
-    reply, _ = client.call(server, MODEL, FRAME, time.monotonic() + LONG_S)
+    reply, *_ = client.call(server, MODEL, FRAME, time.monotonic() + LONG_S)
     assert taken == [True, False]
     assert reply.detail == 'first'
     assert not client.on_reply(reply_to(network.sent[0][1]))
@@ -231,34 +238,37 @@ def test_request_that_cannot_be_sent_is_one_without_reply(client, server, networ
     assert not client.on_reply(reply_to(network.sent[0][1]))
 
 
-def test_echo_of_hello_connects_the_server(client, server, network):
-    client.greet(server)
-    request = network.sent[0][1]
-    assert (request.kind, request.server_session, dict(request.inputs)) == (Kind.HELLO, 's1', {})
-    assert client.server_for(MODEL) == (None, 'server /server is connecting')
-    assert client.on_reply(reply_to(request))
-    assert client.server_for(MODEL)[0].name == '/server'
-    assert not client.on_reply(reply_to(request)), 'a doubled echo is nobody’s'
+def test_reply_is_of_use_only_while_its_call_waits(waiting_call, client):
+    future, request = waiting_call
+    assert client.waits_for(request.seq)
+    assert not client.waits_for(request.seq + 1)
+    client.on_reply(reply_to(request))
+    assert not client.waits_for(request.seq), 'a second one would be dropped'
+    future.result(LONG_S)
+    assert not client.waits_for(request.seq)
 
 
-@pytest.mark.parametrize(
-    'foreign', [{'session': 'session0'}, {'server_session': 's0'}, {'server': '/other'}]
-)
-def test_foreign_echo_connects_nothing_and_spoils_nothing(client, server, network, foreign):
-    client.greet(server)
-    request = network.sent[0][1]
-    assert not client.on_reply(reply_to(request, **foreign))
-    assert client.server_for(MODEL)[0] is None
-    assert client.on_reply(reply_to(request)), 'the true echo is still waited for'
-    assert client.server_for(MODEL)[0] is not None
+def test_cancelled_call_wants_no_reply(client, server, network):
+    network.respond = lambda _, request: (
+        client.cancel(request.seq) or wanted.append(client.waits_for(request.seq))
+    )
+    wanted = []
+    with pytest.raises(NoReply):
+        client.call(server, MODEL, FRAME, time.monotonic() + LONG_S)
+    assert wanted == [False, False], 'nor does the withdrawal'
 
 
-def test_unanswered_hellos_do_not_pile_up(client, server, network):
-    for _ in range(MAX_HELLOS + 10):
-        client.greet(server)
-    assert len(client._hellos) == MAX_HELLOS
-    assert not client.on_reply(reply_to(network.sent[0][1])), 'the oldest is forgotten'
-    assert client.on_reply(reply_to(network.sent[-1][1]))
+def test_server_that_no_packet_passes_to_ends_its_calls(waiting_call, directory):
+    future, _ = waiting_call
+    directory.connect('/server', 's1')
+    directory.disconnect('/server', 's1', 'does not answer')
+    assert ends(future) == 'server /server does not answer'
+
+
+def test_sessions_are_told_apart():
+    sessions = {new_session() for _ in range(100)}
+    assert len(sessions) == 100
+    assert all(len(each) == 16 and int(each, 16) >= 0 for each in sessions)
 
 
 def test_preferred_server_is_asked_for(client, directory, server):
@@ -284,7 +294,7 @@ def test_many_threads_each_get_their_own_reply(client, server, network):
     mine = threading.local()
 
     def call(_):
-        reply, _ = client.call(
+        reply, *_ = client.call(
             server,
             MODEL,
             FRAME,

@@ -94,11 +94,27 @@ def test_connection_outlives_heartbeats(directory):
     assert directory.choose('vit', HASH)[0].connected
 
 
-def test_echo_of_another_session_or_an_unknown_server_connects_nothing(directory):
+def test_packet_of_another_session_or_an_unknown_server_connects_nothing(directory):
     directory.heard(state())
     directory.connect('/server', 'older')
     directory.connect('/nobody', 's1')
     assert [server.connected for server in directory.alive()] == [False]
+
+
+def test_server_that_beats_but_does_not_answer_is_not_used(directory, losses):
+    connect(directory, state())
+    directory.disconnect('/server', 'older', 'does not answer')
+    directory.disconnect('/nobody', 's1', 'does not answer')
+    assert losses == []
+    directory.disconnect('/server', 's1', 'does not answer')
+    directory.disconnect('/server', 's1', 'does not answer')
+    assert losses == [('/server', 's1', 'server /server does not answer')], 'once'
+    assert directory.holds('/server', 's1'), 'it is alive, and may be asked for a session again'
+    assert directory.choose('vit', HASH) == (None, 'server /server is connecting')
+    directory.heard(state())
+    assert directory.choose('vit', HASH)[0] is None, 'a heartbeat alone does not make it of use'
+    directory.connect('/server', 's1')
+    assert directory.choose('vit', HASH)[0].name == '/server'
 
 
 def test_directory_knows_which_session_it_holds(directory, clock):

@@ -21,7 +21,6 @@ from offload_ros.wire.tensors import (
     decode,
     decode_all,
     encode,
-    total_bytes,
 )
 
 ALL_DTYPES = sorted(CODE_OF_DTYPE, key=str)
@@ -133,7 +132,7 @@ def test_more_axes_than_a_receiver_takes_are_not_sent():
         ({'dtype': 0}, "tensor 'x': dtype code 0 is unknown"),
         ({'dtype': 13}, "tensor 'x': dtype code 13 is unknown"),
         ({'dtype': 255}, "tensor 'x': dtype code 255 is unknown"),
-        ({'codec': 1}, "tensor 'x': codec 1 is unknown"),
+        ({'codec': 99}, "tensor 'x': codec 99 is unknown"),
         ({'shape': [1] * 9}, "tensor 'x': 9 axes, at most 8 are allowed"),
         ({'shape': [5]}, "tensor 'x': shape [5] of uint8 needs 5 bytes, the message has 4"),
         ({'shape': [3]}, "tensor 'x': shape [3] of uint8 needs 3 bytes, the message has 4"),
@@ -218,11 +217,6 @@ def test_no_tensors_are_no_fault():
     assert decode_all([]) == {}
 
 
-def test_total_bytes_counts_what_travels():
-    assert total_bytes({'a': torch.zeros(2, 3), 'b': torch.zeros(5, dtype=torch.uint8)}) == 29
-    assert total_bytes({}) == 0
-
-
 EXTENTS = st.one_of(st.integers(0, 4), st.sampled_from([-1, 2**31, 2**32, 2**63, 2**64 - 1]))
 
 
@@ -230,7 +224,7 @@ EXTENTS = st.one_of(st.integers(0, 4), st.sampled_from([-1, 2**31, 2**32, 2**63,
 @given(
     dtype=st.integers(0, 14),
     shape=st.lists(EXTENTS, max_size=10),
-    codec=st.sampled_from([0, 0, 0, 0, 1, 255]),
+    codec=st.sampled_from([0, 0, 0, 0, 99, 255]),
     data=st.binary(max_size=64),
     fitting=st.booleans(),
 )
