@@ -3,6 +3,8 @@
 from setuptools import find_packages, setup
 
 REQUIRES = [
+    'cryptography>=3.4',
+    'lz4>=3.1',
     'matplotlib>=3.5',
     'numpy>=1.21',
     'opencv-python-headless>=4.5',
@@ -11,6 +13,7 @@ REQUIRES = [
     'safetensors>=0.4',
     'torch>=2.3',
     'transformers>=4.40',
+    'zstandard>=0.22',
 ]
 EXTRAS = {
     'sim': ['mujoco>=3.2'],

@@ -29,7 +29,8 @@ else
   done
   export LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
   export AMENT_PREFIX_PATH="$_offload_venv" CMAKE_PREFIX_PATH="$_offload_venv"
-  export PYTHONPATH="$_offload_root/standalone/stand_ins"
+  # The checkout last, for `python -m benchmarks.testbed`; the package itself is found where it is built.
+  export PYTHONPATH="$_offload_root/standalone/stand_ins:$_offload_root"
   # In the checkout `python -m ...` would find the source folder offload_ros, which has no generated messages.
   export PYTHONSAFEPATH=1
   case ":$PATH:" in

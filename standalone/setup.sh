@@ -46,7 +46,7 @@ build() { # build INSTALL_BASE PACKAGE_FOLDER...
 if [ -n "${ROS_DISTRO:-}" ] && [ "${OFFLOAD_ROS_STANDALONE:-}" != "$root" ]; then
   say "using the sourced ROS 2 $ROS_DISTRO"
   command -v colcon >/dev/null || die "colcon is missing: apt install python3-colcon-common-extensions"
-  python3 -c 'import torch, transformers, safetensors, cv2, rich, yaml, matplotlib' 2>/dev/null ||
+  python3 -c 'import torch, transformers, safetensors, cv2, rich, yaml, matplotlib, cryptography, lz4, zstandard' 2>/dev/null ||
     die "Python libraries are missing: pip install $(python3 "$here/dependencies.py" | tr '\n' ' ')'$torch_spec'"
   (cd "$root" && colcon build --symlink-install)
   exit 0
@@ -122,6 +122,7 @@ fi
 # CMake refuses include folders (the environment's) below the source folder, so the package is built through a folder
 # of links that has no environment in it.
 mkdir -p "$ws/src/offload_ros"
+exec 9>"$ws/.lock" && flock 9 # two builds at once spoil each other
 for entry in package.xml CMakeLists.txt msg srv launch config scripts offload_ros; do
   ln -sfn "$root/$entry" "$ws/src/offload_ros/$entry"
 done

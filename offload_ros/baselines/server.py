@@ -9,7 +9,6 @@ from offload_ros.robot.window import Window
 from offload_ros.strategy import Frame, Link, LinkState, Prediction, Result, Unanswered, register
 from offload_ros.wire.client import NoReply
 from offload_ros.wire.exchange import Status
-from offload_ros.wire.tensors import total_bytes
 
 # Agreed with the package's equality tests: unequal versions or instruction sets order sums
 # differently.
@@ -46,7 +45,7 @@ class ServerStrategy:
         if server is None:
             raise Unanswered(why)
         try:
-            reply, round_trip_s = self._client.call(
+            reply, round_trip_s, bytes_up = self._client.call(
                 server,
                 self._model,
                 frame,
@@ -64,7 +63,7 @@ class ServerStrategy:
             raise Unanswered(f'server {server.name} answered with outputs {sorted(reply.outputs)}')
         self._round_trips.add(round_trip_s)
         self._computing.add(reply.compute_s)
-        bytes_up, bytes_down = total_bytes(frame.inputs), total_bytes(reply.outputs)
+        bytes_down = reply.tensor_bytes
         # Two machines' clocks are never compared: what the server did not spend was the link's,
         # shared by bytes.
         link_s = max(0.0, round_trip_s - reply.server_s)

@@ -162,6 +162,12 @@ class ModelConfig:
         """Names of all variants; the default one first."""
         return [self.variant, *(config.variant for config in self.alternatives)]
 
+    @property
+    def opaque_inputs(self) -> frozenset[str]:
+        """Inputs whose bytes are coded by the camera already: they travel as they are."""
+        coded = INPUT_TYPES[1]
+        return frozenset(spec.name for spec in self.inputs if spec.type == coded)
+
     def variant_named(self, variant: str) -> ModelConfig:
         """The configuration of one variant; ``ConfigError`` names those that there are."""
         for config in (self, *self.alternatives):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import math
 import os
+from pathlib import Path
 import queue
 from typing import Any
 
@@ -18,23 +20,40 @@ import torch
 
 from offload_ros.models.config_file import load_models_file
 from offload_ros.models.errors import ConfigError
-from offload_ros.models.model import runtime_description
 from offload_ros.msg import OffloadStatus
 from offload_ros.nodes.diagnostics import manager_diagnostics
 from offload_ros.nodes.managed import BringUpError, ManagedNode
 from offload_ros.nodes.messages import model_status_message
 from offload_ros.nodes.model_slot import ModelSlot
-from offload_ros.nodes.parameters import declare, value_of
+from offload_ros.nodes.parameters import declare, key_of_node, pacer_of_node, value_of
 from offload_ros.nodes.process import run_node
 from offload_ros.nodes.server_contacts import ServerContacts
-from offload_ros.nodes.topics import HEARTBEAT_S, STATUS
+from offload_ros.nodes.topics import STATUS
+from offload_ros.nodes.wire_node import runtime_of
 from offload_ros.robot.lane import DeviceLane
+from offload_ros.robot.pacing import Pacer
 from offload_ros.robot.statistics import Statistics
 from offload_ros.srv import SetModel
 from offload_ros.strategy import Link
+from offload_ros.wire.shaper import LinkShape
 from offload_ros.wire.tensors import Limits
+from offload_ros.wire.trace import Trace
 
-WATCH_S = HEARTBEAT_S / 4
+LATER_S = 0.025  # how long something may wait for the executor
+# A worse link than there is, in both directions, without any privileges.
+EMULATION: tuple[tuple[str, Any, str, float | None, float | None], ...] = (
+    ('bandwidth_mbps', 0.0, 'emulated bandwidth each way (Mbit/s); 0: as it is', 0.0, 1e5),
+    ('delay_ms', 0.0, 'emulated delay each way (ms)', 0.0, 10e3),
+    ('loss', 0.0, 'emulated share of packets that are lost', 0.0, 1.0),
+    ('cut', False, 'emulated outage: nothing passes', None, None),
+    (
+        'trace',
+        '',
+        'file of (seconds, Mbit/s) to replay over and over instead of one bandwidth',
+        None,
+        None,
+    ),
+)
 
 
 class OffloadManager(ManagedNode):
@@ -57,6 +76,9 @@ class OffloadManager(ManagedNode):
         declare(
             self, 'server.lost_after_ms', 400.0, 'a server this silent is lost (ms)', 150.0, 60e3
         )
+        declare(self, 'key_file', '', 'use only servers with the same key, encrypted; empty: any')
+        for name, default, text, low, high in EMULATION:
+            declare(self, f'link.emulate.{name}', default, text, low, high)
         if threads:
             torch.set_num_threads(threads)
         self._slots: dict[str, ModelSlot] = {}
@@ -85,20 +107,22 @@ class OffloadManager(ManagedNode):
         """Load the models, listen to servers and sensors."""
         limits = Limits(total_bytes=int(value_of(self, 'max_message_mb') * 1e6))
         lost_after_s = value_of(self, 'server.lost_after_ms') / 1000.0
-        self._contacts = ServerContacts(self, limits, lost_after_s)
+        key, shape = key_of_node(self), self._emulated({})
+        runtime = runtime_of(value_of(self, 'device'))
+        self._contacts = ServerContacts(self, runtime, limits, lost_after_s, key)
+        self._contacts.emulation.shape = shape
         self._contacts.client.preferred_server = value_of(self, 'server.name')
-        self._lane = DeviceLane()
+        self._lane = DeviceLane(pacer_of_node(Pacer.of_robot))
         link = Link(self._lane, self._contacts.client)
         for slot in self._slots.values():
             slot.activate(link)
         # Liveness counts real time, also when a simulation's /clock stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers_active = [
-            self.create_timer(WATCH_S, self._watch, clock=steady),
+            self.create_timer(LATER_S, self._run_later, clock=steady),
             self.create_timer(1.0, self._publish_status, clock=steady),
         ]
-        runtime = runtime_description(value_of(self, 'device'))
-        self.get_logger().info(f'{len(self._slots)} model(s): {runtime}')
+        self.get_logger().info(f'{len(self._slots)} model(s): {runtime.description}')
 
     def deactivate(self) -> None:
         """Finish the frames in hand, free the models, leave the servers."""
@@ -124,11 +148,6 @@ class OffloadManager(ManagedNode):
             self.destroy_publisher(publisher)
         self._publishers = []
 
-    def _watch(self) -> None:
-        if self._contacts is not None:
-            self._contacts.watch()
-        self._run_later()
-
     def _run_later(self) -> None:
         while not self._later.empty():
             self._later.get()()
@@ -145,11 +164,16 @@ class OffloadManager(ManagedNode):
                 name = server.name if server else ''
                 message.models.append(model_status_message(slot.pipeline, name))
         message.servers = self._contacts.heartbeats()
+        message.links = self._contacts.links()
         self._status.publish(message)
         self._diagnostics.publish(manager_diagnostics(message, list(self._slots)))
 
     def refusal(self, parameters: list[Parameter[Any]]) -> str:
-        """The first refusal of a model."""
+        """The first refusal of a model, or of the emulated link."""
+        try:
+            self._emulated({each.name: each.value for each in parameters})
+        except ConfigError as error:
+            return str(error)
         refusals = (slot.refusal(values) for slot, values in self._by_slot(parameters))
         return next(filter(None, refusals), '')
 
@@ -157,11 +181,32 @@ class OffloadManager(ManagedNode):
         """The next frame runs with them."""
         for slot, values in self._by_slot(parameters):
             slot.apply(values)
+        changes = {each.name: each.value for each in parameters}
+        if self._contacts is not None and any('link.emulate.' in name for name in changes):
+            self._contacts.emulation.shape = self._emulated(changes)
         for parameter in parameters:
             if self._contacts is not None and parameter.name == 'server.name':
                 self._contacts.client.preferred_server = parameter.value
             elif self._contacts is not None and parameter.name == 'server.lost_after_ms':
                 self._contacts.directory.lost_after_s = parameter.value / 1000.0
+
+    def _emulated(self, changes: Mapping[str, Any]) -> LinkShape:
+        """The link that parameters ask for, with ``changes``; ``ConfigError`` for a bad trace."""
+        values = {
+            name: changes.get(f'link.emulate.{name}', value_of(self, f'link.emulate.{name}'))
+            for name, *_ in EMULATION
+        }
+        try:
+            trace = Trace.read(Path(values['trace']).expanduser()) if values['trace'] else None
+            return LinkShape(
+                bytes_per_s=values['bandwidth_mbps'] * 1e6 / 8 or math.inf,
+                delay_s=values['delay_ms'] / 1000.0,
+                loss=values['loss'],
+                cut=values['cut'],
+                trace=trace.steps() if trace else (),
+            )
+        except ValueError as error:
+            raise ConfigError(f'link.emulate: {error}') from None
 
     def _by_slot(self, parameters: list[Parameter[Any]]) -> list[tuple[ModelSlot, dict[str, Any]]]:
         """Parameters of models as (slot, values by key); what is set together acts together."""

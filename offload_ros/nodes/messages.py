@@ -1,15 +1,15 @@
-"""Requests, replies, heartbeats, answers and status to ROS messages and back: field by field, no
-logic."""
+"""Heartbeats, answers and status to ROS messages and back: field by field, no logic."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import fields
+import json
+import struct
 from typing import Any
 
 from offload_ros.msg import (
-    InferenceReply,
-    InferenceRequest,
     InferenceResult,
+    LinkStatus,
     ModelInfo,
     ModelStatus,
     ServerHeartbeat,
@@ -19,88 +19,10 @@ from offload_ros.robot.answer import Answer
 from offload_ros.robot.pipeline import Pipeline
 from offload_ros.server.engine import Engine
 from offload_ros.wire.directory import ServerState
-from offload_ros.wire.exchange import Kind, Reply, Request, Status
-from offload_ros.wire.tensors import Limits, WireError, decode_all, encode
+from offload_ros.wire.link_monitor import LinkEstimate
+from offload_ros.wire.tensors import encode
 
 MAX_MODELS = 1000  # of one server; beyond it a heartbeat would hold the robot up
-
-
-def request_to_message(request: Request) -> InferenceRequest:
-    """A request ready to be published."""
-    message = InferenceRequest()
-    message.kind = int(request.kind)
-    message.robot = request.robot
-    message.session = request.session
-    message.server_session = request.server_session
-    message.seq = request.seq
-    message.model = request.model
-    message.model_hash = request.model_hash
-    message.budget_s = request.budget_s
-    message.priority = request.priority
-    message.inputs = [
-        encode(Tensor(), name, tensor, request.buffers.get(name))
-        for name, tensor in request.inputs.items()
-    ]
-    return message
-
-
-def message_to_request(message: Any, limits: Limits) -> Request:
-    """A received request; ``WireError`` when its tensors contradict themselves or exceed
-    ``limits``."""
-    inputs = decode_all(message.inputs, limits)
-    try:
-        kind = Kind(message.kind)
-    except ValueError:
-        raise WireError(f'request kind {message.kind} is unknown') from None
-    return Request(
-        robot=message.robot,
-        session=message.session,
-        server_session=message.server_session,
-        seq=message.seq,
-        model=message.model,
-        model_hash=message.model_hash,
-        budget_s=message.budget_s if math.isfinite(message.budget_s) else 0.0,
-        inputs=inputs,
-        priority=message.priority,
-        kind=kind,
-    )
-
-
-def reply_to_message(reply: Reply) -> InferenceReply:
-    """A reply ready to be published."""
-    message = InferenceReply()
-    message.server = reply.server
-    message.server_session = reply.server_session
-    message.session = reply.session
-    message.seq = reply.seq
-    message.status = int(reply.status)
-    message.detail = reply.detail
-    message.queue_s = reply.queue_s
-    message.compute_s = reply.compute_s
-    message.server_s = reply.server_s
-    message.outputs = [encode(Tensor(), name, tensor) for name, tensor in reply.outputs.items()]
-    return message
-
-
-def message_to_reply(message: Any, limits: Limits) -> Reply:
-    """A received reply; one whose tensors are bad becomes an ERROR reply that says so."""
-    try:
-        status, detail = Status(message.status), message.detail
-        outputs = decode_all(message.outputs, limits)
-    except ValueError as error:  # an unknown status, or WireError
-        status, detail, outputs = Status.ERROR, f'bad reply: {error}', {}
-    return Reply(
-        server=message.server,
-        server_session=message.server_session,
-        session=message.session,
-        seq=message.seq,
-        status=status,
-        detail=detail,
-        queue_s=message.queue_s,
-        compute_s=message.compute_s,
-        server_s=message.server_s,
-        outputs=outputs,
-    )
 
 
 def heartbeat_message(
@@ -126,6 +48,23 @@ def heartbeat_message(
         for model in engine.models
     ]
     return message
+
+
+def heartbeat_fields(message: Any) -> bytes:
+    """All that a heartbeat says, in one form, for its proof."""
+    return json.dumps(
+        [
+            message.server,
+            message.session,
+            message.runtime,
+            message.device,
+            message.queue_length,
+            message.queue_limit,
+            struct.pack('<f', message.busy).hex(),  # as it travels
+            message.closing,
+            [[info.name, info.variant, info.hash, info.weights_trained] for info in message.models],
+        ]
+    ).encode()
 
 
 def message_to_server_state(message: Any) -> ServerState:
@@ -206,4 +145,12 @@ def model_status_message(pipeline: Pipeline, server: str) -> ModelStatus:
         'errors',
     ):
         setattr(message, name, getattr(statistics, name))
+    return message
+
+
+def link_status_message(robot: str, server: str, link: LinkEstimate) -> LinkStatus:
+    """The link to one server as it is now."""
+    message = LinkStatus(robot=robot, server=server)
+    for field in fields(link):
+        setattr(message, field.name, getattr(link, field.name))
     return message

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
+import sys
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
+from rclpy.utilities import remove_ros_args
+
+from offload_ros.models.errors import ConfigError
+from offload_ros.robot.pacing import Pacer
+from offload_ros.wire.key_file import PresharedKey, load_key
 
 
 def declare(
@@ -36,3 +44,23 @@ def value_of(node: Node, name: str) -> Any:
     """The present value of a declared parameter."""
     parameter: Any = node.get_parameter(name)
     return parameter.value
+
+
+def key_of_node(node: Node) -> PresharedKey | None:
+    """The key in the file of the parameter ``key_file``, or of ``--key-file`` on the command line.
+
+    ``ConfigError`` when it cannot be read; None when none is given.
+    """
+    parser = argparse.ArgumentParser(prog=node.get_name())
+    parser.add_argument('--key-file', default='', help='pre-shared key; see make_key')
+    options, _ = parser.parse_known_args(remove_ros_args(sys.argv)[1:])
+    path = value_of(node, 'key_file') or options.key_file
+    return load_key(path) if path else None
+
+
+def pacer_of_node(make: Callable[[], Pacer]) -> Pacer:
+    """The pace that a benchmark asks for in the environment; ``ConfigError`` when it is none."""
+    try:
+        return make()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None

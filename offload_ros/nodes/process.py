@@ -13,7 +13,9 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import get_rmw_implementation_identifier
 
+from offload_ros.network.start_up import start_up_warnings
 from offload_ros.nodes.managed import ManagedNode
 from offload_ros.nodes.parameters import value_of
 
@@ -41,8 +43,11 @@ def run_node(make: Callable[[], Node], mistakes: tuple[type[Exception], ...]) ->
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = make()
-        if isinstance(node, ManagedNode) and value_of(node, 'autostart'):
-            node.bring_up()
+        if isinstance(node, ManagedNode):
+            for line in start_up_warnings(get_rmw_implementation_identifier()):
+                node.get_logger().warning(line)
+            if value_of(node, 'autostart'):
+                node.bring_up()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
         executor = SingleThreadedExecutor()

@@ -3,65 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 import os
 import queue
 import threading
-import time
 from typing import Any
-import uuid
 
 from ament_index_python.packages import get_package_share_directory
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where Humble has it
-from rclpy.exceptions import InvalidHandle
-from rclpy.publisher import Publisher
-from rclpy.subscription import Subscription
 from rclpy.task import Future
 import torch
 
 from offload_ros.models.config import ModelConfig
 from offload_ros.models.config_file import load_models_file
 from offload_ros.models.errors import ConfigError, ModelError
-from offload_ros.models.model import Model, load_model, runtime_description
-from offload_ros.msg import InferenceReply, InferenceRequest, ServerHeartbeat
+from offload_ros.models.model import Model, load_model
 from offload_ros.nodes.diagnostics import server_diagnostics
 from offload_ros.nodes.managed import BringUpError, ManagedNode
-from offload_ros.nodes.messages import heartbeat_message, message_to_request, reply_to_message
-from offload_ros.nodes.parameters import declare, value_of
+from offload_ros.nodes.parameters import declare, key_of_node, pacer_of_node, value_of
 from offload_ros.nodes.process import run_node
-from offload_ros.nodes.topics import (
-    CONTROL,
-    HEARTBEAT,
-    HEARTBEAT_S,
-    HEARTBEAT_TOPIC,
-    SESSION_SILENT_S,
-    request_topics,
-    valid_node_name,
-    valid_topic,
-)
+from offload_ros.nodes.robot_contacts import RobotContacts
+from offload_ros.nodes.wire_node import runtime_of
+from offload_ros.robot.pacing import Pacer
 from offload_ros.server.engine import Engine
 from offload_ros.srv import SetModel
-from offload_ros.wire.exchange import Kind, Reply, Status
-from offload_ros.wire.tensors import Limits, WireError
+from offload_ros.wire.client import new_session
+from offload_ros.wire.tensors import Limits
 
-MAX_SESSIONS = 64
-
-
-@dataclass
-class _Session:
-    """One connected robot: the topics to it and from it alone, and when it was heard last."""
-
-    replies: Publisher
-    requests: Subscription
-    heard_s: float
+LATER_S = 0.05  # how long a finished loading may wait for its answer
 
 
 class OffloadServer(ManagedNode):
     """Lifecycle, topics and timers around ``Engine``."""
 
-    FIXED_WHEN_CONFIGURED = ('models_file', 'device', 'queue_limit')
+    FIXED_WHEN_CONFIGURED = ('models_file', 'device', 'queue_limit', 'key_file')
 
     def __init__(self) -> None:
         super().__init__('offload_server')
@@ -80,12 +56,16 @@ class OffloadServer(ManagedNode):
         if threads:
             torch.set_num_threads(threads)
         self._limits = Limits(total_bytes=int(value_of(self, 'max_message_mb') * 1e6))
-        self._runtime = ''
+        declare(
+            self,
+            'key_file',
+            '',
+            'only robots with the same key may use this server, encrypted; empty: all may',
+        )
         self._configs: dict[str, ModelConfig] = {}
         self._engine: Engine | None = None
-        self._sessions: dict[str, _Session] = {}  # by the robot's session
-        self._robots: dict[str, str] = {}  # robot name -> its session
-        self._active_parts: list[tuple[Callable[[Any], Any], Any]] = []  # (destroy, entity)
+        self._robots: RobotContacts | None = None
+        self._timers_active: list[Any] = []
         self._publishers: list[Any] = []
         self._loading: list[threading.Thread] = []
         self._later: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -94,57 +74,57 @@ class OffloadServer(ManagedNode):
         self.create_service(SetModel, '~/set_model', self._on_set_model, callback_group=group)
 
     def configure(self) -> None:
-        """Read models.yaml, create the heartbeat's and the diagnostics' topics."""
+        """Read models.yaml, create the diagnostics' topic."""
         configs = load_models_file(value_of(self, 'models_file'))
         self._configs = {config.name: config for config in configs}
-        self._heartbeat = self.create_publisher(ServerHeartbeat, HEARTBEAT_TOPIC, HEARTBEAT)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._publishers = [self._heartbeat, self._diagnostics]
+        self._publishers = [self._diagnostics]
 
     def activate(self) -> None:
         """Load every variant of every model, then take requests."""
+        key = key_of_node(self)
         loaded = [
             self._load(config.variant_named(variant))
             for config in self._configs.values()
             for variant in config.variants()
         ]
-        self._runtime = runtime_description(value_of(self, 'device'))
-        name, session = self.get_fully_qualified_name(), uuid.uuid4().hex[:16]
-        engine = Engine(name, session, loaded, value_of(self, 'queue_limit'))
+        device = str(value_of(self, 'device'))
+        engine = Engine(
+            self.get_fully_qualified_name(),
+            new_session(),
+            loaded,
+            value_of(self, 'queue_limit'),
+            pacer_of_node(Pacer.of_server),
+        )
         self._engine = engine
+        runtime = runtime_of(device)
+        self._robots = RobotContacts(self, engine, runtime, device, self._limits, key)
+        # Liveness counts real time, also when a simulation's /clock stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._active_parts = [
-            (
-                self.destroy_subscription,
-                self.create_subscription(
-                    InferenceRequest,
-                    request_topics(name, session, '')[0],
-                    self._on_request,
-                    CONTROL,
-                ),
-            ),
-            # Liveness counts real time, also when a simulation's /clock stands still.
-            (self.destroy_timer, self.create_timer(HEARTBEAT_S, self._beat, clock=steady)),
-            (self.destroy_timer, self.create_timer(1.0, self._diagnose, clock=steady)),
+        self._timers_active = [
+            self.create_timer(LATER_S, self._run_later, clock=steady),
+            self.create_timer(1.0, self._diagnose, clock=steady),
         ]
-        self.get_logger().info(f'serving {len(loaded)} model(s): {self._runtime}')
+        self.get_logger().info(f'serving {len(loaded)} model(s): {runtime.description}')
+        if key is None:
+            self.get_logger().warning(
+                'no key_file is given: anyone in this ROS domain may use this server'
+            )
 
     def deactivate(self) -> None:
         """Tell the robots, answer what waits, free the models."""
-        for destroy, part in self._active_parts:
-            destroy(part)
-        self._active_parts = []
+        for timer in self._timers_active:
+            self.destroy_timer(timer)
+        self._timers_active = []
+        if self._robots is not None:
+            self._robots.close()
+            self._robots = None
         if self._engine is not None:
-            self._heartbeat.publish(
-                heartbeat_message(self._engine, self._runtime, self._device(), closing=True)
-            )
             self._engine.close()
             self._engine = None
         for thread in self._loading:
             thread.join()
         self._run_later()
-        for session in list(self._sessions):
-            self._forget(session, 'is left')
 
     def cleanup(self) -> None:
         """Give the topics back."""
@@ -153,102 +133,22 @@ class OffloadServer(ManagedNode):
         self._publishers = []
         self._configs = {}
 
-    def _device(self) -> str:
-        return str(value_of(self, 'device'))
-
     def _load(self, config: ModelConfig) -> Model:
-        model = load_model(config, self._device())
+        model = load_model(config, value_of(self, 'device'))
         log = self.get_logger()
-        log.info(f"model '{model.name}' ({model.variant}, {model.hash[:8]}) on {self._device()}")
+        log.info(f"model '{model.name}' ({model.variant}, {model.hash[:8]}) on {model.device}")
         if model.remark:
             log.warning(model.remark)
         return model
-
-    def _beat(self) -> None:
-        self._run_later()
-        if self._engine is None:
-            return
-        self._heartbeat.publish(heartbeat_message(self._engine, self._runtime, self._device()))
-        now = time.monotonic()
-        for session, known in list(self._sessions.items()):
-            if now - known.heard_s > SESSION_SILENT_S:
-                self._forget(session, 'is silent')
 
     def _run_later(self) -> None:
         while not self._later.empty():
             self._later.get()()
 
     def _diagnose(self) -> None:
-        if self._engine is not None:
-            self._diagnostics.publish(
-                server_diagnostics(
-                    self._engine, len(self._sessions), self.get_clock().now().to_msg()
-                )
-            )
-
-    def _on_request(self, message: Any) -> None:
-        engine = self._engine
-        if engine is None or message.server_session not in ('', engine.session):
-            return  # for an earlier life of this server: nobody waits for it any more
-        publisher = self._session(message.robot, message.session)
-        if publisher is None:
-            return
-        try:
-            request = message_to_request(message, self._limits)
-        except WireError as error:
-            self._send(publisher, _reply(engine, message, Status.ERROR, str(error)))
-            return
-        if request.kind == Kind.HELLO:
-            self._send(publisher, _reply(engine, message, Status.OK))
-        elif request.kind == Kind.CANCEL:
-            engine.cancel(request.session, request.seq)
-        else:
-            engine.submit(request, lambda reply: self._send(publisher, reply))
-
-    def _session(self, robot: str, session: str) -> Publisher | None:
-        """The way back to a robot; opened when it first speaks, None when it may not have one."""
-        now = time.monotonic()
-        known = self._sessions.get(session)
-        if known is not None:
-            known.heard_s = now
-            return known.replies
-        log = self.get_logger()
-        assert self._engine is not None
-        own = request_topics(self._engine.name, self._engine.session, robot)[1]
-        if not valid_node_name(robot) or not valid_topic(own) or not session:
-            text = f'a request names the robot {robot[:80]!r}, which is no node name: dropped'
-            log.warning(text, throttle_duration_sec=10.0)
-            return None
-        if robot in self._robots:
-            self._forget(self._robots[robot], 'began a new session')
-        if len(self._sessions) >= MAX_SESSIONS:
-            text = f'{robot} is refused: {MAX_SESSIONS} robots are connected'
-            log.warning(text, throttle_duration_sec=10.0)
-            return None
-        publisher = self.create_publisher(InferenceReply, f'{robot}/reply', CONTROL)
-        requests = self.create_subscription(InferenceRequest, own, self._on_request, CONTROL)
-        self._sessions[session] = _Session(publisher, requests, now)
-        self._robots[robot] = session
-        log.info(f'robot {robot} connected')
-        return publisher
-
-    def _forget(self, session: str, why: str) -> None:
-        known = self._sessions.pop(session)
-        if self._engine is not None:
-            self._engine.drop(session)
-        for robot, current in list(self._robots.items()):
-            if current == session:
-                del self._robots[robot]
-                self.get_logger().info(f'robot {robot} {why}')
-        self.destroy_publisher(known.replies)
-        self.destroy_subscription(known.requests)
-
-    def _send(self, publisher: Publisher, reply: Reply) -> None:
-        """Called in the engine's thread too."""
-        try:
-            publisher.publish(reply_to_message(reply))
-        except InvalidHandle:  # the session ended while its request ran
-            self.get_logger().debug(f'reply {reply.seq} has no robot any more')
+        if self._engine is not None and self._robots is not None:
+            stamp = self.get_clock().now().to_msg()
+            self._diagnostics.publish(server_diagnostics(self._engine, self._robots.count, stamp))
 
     async def _on_set_model(
         self, request: SetModel.Request, response: SetModel.Response
@@ -299,10 +199,6 @@ class OffloadServer(ManagedNode):
         self._loading = [other for other in self._loading if other.is_alive()] + [thread]
         thread.start()
         return done
-
-
-def _reply(engine: Engine, message: Any, status: Status, detail: str = '') -> Reply:
-    return Reply(engine.name, engine.session, message.session, message.seq, status, detail)
 
 
 def main() -> None:

@@ -1,90 +1,151 @@
-"""The robot's contact with servers: who is alive, the topics to and from them, greetings."""
+"""The robot's contact with servers: who is alive, sessions with them, a channel to each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 import time
 from typing import Any
-import uuid
 
-from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 
-from offload_ros.msg import InferenceReply, InferenceRequest, ServerHeartbeat
+from offload_ros.msg import Handshake, LinkStatus, ServerHeartbeat
 from offload_ros.nodes.messages import (
-    message_to_reply,
+    heartbeat_fields,
+    link_status_message,
     message_to_server_state,
-    request_to_message,
 )
 from offload_ros.nodes.topics import (
-    CONTROL,
+    CHANNEL_SILENT_S,
+    HANDSHAKE,
     HEARTBEAT,
     HEARTBEAT_S,
     HEARTBEAT_TOPIC,
-    HELLO_S,
-    request_topics,
+    OPENING_PING_S,
+    handshake_topic,
+    packet_topics,
     valid_node_name,
     valid_topic,
 )
-from offload_ros.wire.client import OffloadClient
-from offload_ros.wire.directory import ServerDirectory, ServerState
-from offload_ros.wire.exchange import Request
-from offload_ros.wire.tensors import Limits
+from offload_ros.nodes.wire_node import WireNode, handshake_message
+from offload_ros.wire.channel import Channel, key_of, number_of
+from offload_ros.wire.client import OffloadClient, new_session
+from offload_ros.wire.coding import LinkCoder
+from offload_ros.wire.connection import Connection
+from offload_ros.wire.directory import MAX_SERVERS, ServerDirectory, ServerState
+from offload_ros.wire.emulation import Emulation
+from offload_ros.wire.exchange import CANCELS, REQUESTS, Kind, Request
+from offload_ros.wire.framing import frame_request, parse_reply
+from offload_ros.wire.handshake import RobotHandshake
+from offload_ros.wire.handshake_keys import Established
+from offload_ros.wire.handshake_messages import (
+    HandshakeError,
+    HandshakeRefused,
+    Runtime,
+    Welcome,
+    read,
+)
+from offload_ros.wire.heartbeat_proof import Freshness, HeartbeatGuard, HeartbeatProof
+from offload_ros.wire.host import credit_for, host_token
+from offload_ros.wire.incoming import Incoming, ReceiveLimits, State
+from offload_ros.wire.key_file import PresharedKey
+from offload_ros.wire.link_exchange import TICK_S, LinkExchange
+from offload_ros.wire.link_monitor import LinkEstimate, LinkMonitor
+from offload_ros.wire.outgoing import URGENT_PRIORITY, Outgoing
+from offload_ros.wire.tensors import Limits, WireError
+
+WATCH_S = HEARTBEAT_S / 4
+HEADER_ROOM_BYTES = 1 << 20
+
+
+@dataclass
+class _Peer:
+    """The channel to one session of one server."""
+
+    name: str
+    session: str
+    channel: Channel
+    exchange: LinkExchange
+    coder: LinkCoder
+    close: Callable[[], None]
+    packets: int = 0  # that had come when it was looked at last
+    heard_s: float = field(default_factory=time.monotonic)
+    pinged_s: float = 0.0
 
 
 class ServerContacts:
-    """Topics and bookkeeping around ``ServerDirectory`` and ``OffloadClient``.
+    """Topics, sessions and channels around ``ServerDirectory`` and ``OffloadClient``.
 
-    Everything but ``transmit`` is called in the node's executor.
+    Callbacks run in the thread of the ``WireNode``; ``transmit`` is called by any.
     """
 
-    def __init__(self, node: Node, limits: Limits, lost_after_s: float) -> None:
-        self._node = node
-        self._limits = limits
+    def __init__(
+        self,
+        node: Node,
+        runtime: Runtime,
+        limits: Limits,
+        lost_after_s: float,
+        key: PresharedKey | None = None,
+    ) -> None:
         self.directory = ServerDirectory(lost_after_s)
-        self.client = OffloadClient(
-            node.get_fully_qualified_name(), uuid.uuid4().hex[:16], self.directory, self.transmit
-        )
-        # Server name -> its shared request topic, and this robot's own.
-        self._requests: dict[str, tuple[Publisher, Publisher]] = {}
-        self._greeted_s: dict[str, float] = {}
-        self._ready: set[str] = set()  # servers with both directions open
+        robot = node.get_fully_qualified_name()
+        self.client = OffloadClient(robot, new_session(), self.directory, self.transmit)
+        self.emulation = Emulation()
+        self._log = node.get_logger()
+        self._limits = limits
+        self._host = host_token()
+        self._handshake = RobotHandshake(robot, self.client.session, runtime, key, self._host)
+        self._proof = HeartbeatProof(key) if key else None
+        self._guard = HeartbeatGuard()
+        self._peers: dict[str, _Peer] = {}  # by server name
+        self._doors: dict[str, Publisher] = {}  # server name -> its handshake topic
+        self._hello_s: dict[str, float] = {}
+        self._hearsay: dict[str, ServerState] = {}  # what servers of unproven sessions said last
+        self._ready: set[tuple[str, str]] = set()  # servers and sessions that were announced
         self._watched_s = time.monotonic()
-        self._subscriptions = [
-            node.create_subscription(
-                InferenceReply, f'{self.client.robot}/reply', self._on_reply, CONTROL
-            ),
-            node.create_subscription(
-                ServerHeartbeat, HEARTBEAT_TOPIC, self._on_heartbeat, HEARTBEAT
-            ),
+        self._wire = WireNode(node)
+        self._wire.subscribe(Handshake, handshake_topic(robot), self._on_handshake, HANDSHAKE)
+        self._wire.subscribe(ServerHeartbeat, HEARTBEAT_TOPIC, self._on_heartbeat, HEARTBEAT)
+        self._wire.every(WATCH_S, self._watch)
+        self._wire.start()
+
+    def transmit(self, server: ServerState, request: Request) -> int:
+        """Send a request on the channel to ``server``; how many bytes of tensors travel.
+
+        Called from the pipelines' threads too.
+        """
+        peer = self._peers.get(server.name)
+        if peer is None or peer.session != server.session:
+            self.client.cancel(request.seq, f'server {server.name} is lost')
+            return 0
+        if request.kind == Kind.CANCEL:
+            peer.channel.cancel(key_of(REQUESTS, request.seq))
+            framed = frame_request(request)
+            peer.channel.send(key_of(CANCELS, request.seq), framed.buffers, URGENT_PRIORITY)
+            return 0
+        framed = frame_request(request, peer.coder.of(request.model))
+        sent = peer.channel.send(
+            key_of(REQUESTS, request.seq),
+            framed.buffers,
+            min(request.priority, URGENT_PRIORITY - 1),
+            time.monotonic() + request.budget_s,
+        )
+        sent.when_ended(partial(self._on_sent, request.seq))
+        return framed.tensor_bytes
+
+    def link_state(self, server: str) -> LinkEstimate | None:
+        """What is known of the link to a server; None while there is no channel."""
+        peer = self._peers.get(server)
+        return peer.exchange.state() if peer is not None else None
+
+    def links(self) -> list[LinkStatus]:
+        """The link to each connected server, for the status message."""
+        return [
+            link_status_message(self.client.robot, peer.name, peer.exchange.state())
+            for peer in list(self._peers.values())
         ]
-
-    def transmit(self, server: ServerState, request: Request) -> None:
-        """Publish a request; called from the pipelines' threads too."""
-        publishers = self._requests.get(server.name)
-        try:
-            if publishers is not None:
-                shared, own = publishers
-                # The server opens our own topic when we first speak, and closes it when we are
-                # silent for long: then the shared one opens it again.
-                publisher = own if own.get_subscription_count() else shared
-                publisher.publish(request_to_message(request))
-                return
-        except InvalidHandle:
-            pass  # destroyed by the executor's thread since it was looked up: the server is lost
-        self.client.cancel(request.seq, f'server {server.name} is lost')
-
-    def watch(self) -> None:
-        """Notice silent servers; to be called every few ten milliseconds."""
-        now = time.monotonic()
-        pause_s, self._watched_s = now - self._watched_s, now
-        if pause_s > HEARTBEAT_S:  # this node was held up: servers are heard again after this
-            self.directory.excuse(pause_s)
-        for name in set(self._requests) - self.directory.names():
-            self._close(name)  # it made room for another one
-        for name in self.directory.expire():
-            self._node.get_logger().warning(f'server {name} is lost: this robot computes by itself')
-            self._close(name)
 
     def heartbeats(self) -> list[ServerHeartbeat]:
         """Alive servers for the status message."""
@@ -102,71 +163,210 @@ class ServerContacts:
         ]
 
     def close(self) -> None:
-        """Destroy all topics; calls that still wait end with the reason."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        for name in list(self._requests):
-            self._close(name)
+        """End all sessions and the wire's thread; calls that still wait end with the reason."""
+        self._wire.stop()
         for state in self.directory.alive():
             self.directory.leave(state.name, state.session)
+        for name in list(self._peers):
+            self._drop_peer(name)
+        self._wire.close()
 
-    def _on_reply(self, message: Any) -> None:
-        self.client.on_reply(message_to_reply(message, self._limits))
+    def _on_sent(self, seq: int, sent: Outgoing) -> None:
+        if sent.state not in (State.DONE, State.CANCELLED):
+            self.client.cancel(seq, f'the request did not reach the server: {sent.why}')
+
+    def _on_reply(self, peer: tuple[str, str], channel: Channel, incoming: Incoming) -> None:
+        seq = number_of(incoming.key)
+        if not self.client.waits_for(seq):  # stale: its frame was answered otherwise
+            channel.refuse(incoming.key)
+            return
+        incoming.when_ended(partial(self._on_reply_ended, peer))
+
+    def _on_reply_ended(self, peer: tuple[str, str], incoming: Incoming) -> None:
+        seq = number_of(incoming.key)
+        if incoming.state is not State.DONE:
+            self.client.cancel(seq, f'the reply of server {peer[0]} broke off: {incoming.why}')
+            return
+        try:
+            reply = parse_reply(incoming.buffer, self._limits, *peer, self.client.session)
+        except WireError as error:
+            self.client.cancel(seq, f'server {peer[0]} sent a bad reply: {error}')
+            return
+        self.client.on_reply(reply)
+
+    def _watch(self) -> None:
+        """Notice silent servers, ping the others."""
+        now = time.monotonic()
+        pause_s, self._watched_s = now - self._watched_s, now
+        if pause_s > HEARTBEAT_S:  # this thread was held up: servers are heard again after this
+            self.directory.excuse(pause_s)
+        for name in self.directory.expire():
+            self._log.warning(f'server {name} is lost: this robot computes by itself')
+        for name in set(self._peers) - self.directory.names():
+            self._close_peer(name)  # lost, or it made room for another one
+        for name in set(self._doors) - self.directory.names():
+            if now - self._hello_s.get(name, 0.0) > 1.0:
+                self._hello_s.pop(name, None)
+                self._hearsay.pop(name, None)
+                self._wire.destroy(self._doors.pop(name))
+        for peer in list(self._peers.values()):
+            self._keep(peer, now)
+
+    def _keep(self, peer: _Peer, now: float) -> None:
+        packets = peer.channel.counters.packets_in
+        if packets != peer.packets:
+            if peer.packets == 0:
+                self._handshake.settle(peer.name, peer.session)
+                self.directory.connect(peer.name, peer.session)
+                self._log.info(f'server {peer.name} is ready')
+            peer.packets, peer.heard_s = packets, now
+        elif now - peer.heard_s > CHANNEL_SILENT_S:
+            # It beats but does not answer: it has forgotten this session.
+            self._close_peer(peer.name)
+            self.directory.disconnect(peer.name, peer.session, 'does not answer')
+            return
+        if now - peer.pinged_s > (TICK_S if peer.packets else OPENING_PING_S):
+            peer.pinged_s = now
+            if peer.packets:
+                peer.exchange.tick()
+            else:
+                peer.channel.ping()
 
     def _on_heartbeat(self, message: Any) -> None:
-        log = self._node.get_logger()
-        own = request_topics(message.server, message.session, self.client.robot)[1]
-        if not valid_node_name(message.server) or not valid_topic(own):
-            log.warning(
+        if self.emulation.cut:
+            return
+        if not valid_node_name(message.server) or not valid_topic(
+            packet_topics(self.client.robot, message.server, message.session)[0]
+        ):
+            self._log.warning(
                 f'a heartbeat names the server {message.server[:80]!r}, session '
                 f'{message.session[:80]!r}, of which no topic can be made: dropped',
                 throttle_duration_sec=10.0,
             )
             return
-        if message.closing:
-            if self.directory.leave(message.server, message.session):
-                log.warning(f'server {message.server} ends: this robot computes by itself')
-                self._close(message.server)
+        name, session = message.server, message.session
+        fresh = self._judge(message)
+        if fresh is Freshness.STALE:
             return
+        if fresh is Freshness.FRESH and message.closing:
+            if self.directory.leave(name, session):
+                self._log.warning(f'server {name} ends: this robot computes by itself')
+                self._close_peer(name)
+            return
+        peer = self._peers.get(name)
+        known = peer is not None and peer.session == session
         state = message_to_server_state(message)
+        if fresh is Freshness.FRESH:
+            self._take_up(state, known)
+        elif name in self._hearsay or len(self._hearsay) < MAX_SERVERS:
+            self._hearsay[name] = state  # may be a record: believed when its session was proven
+        if not known or not peer.packets:  # type: ignore[union-attr]
+            self._greet(name, session)
+
+    def _judge(self, message: Any) -> Freshness:
+        """Whether this is the server's own word of now."""
+        if self._proof is None:
+            return Freshness.FRESH
+        if not self._proof.check(heartbeat_fields(message), message.counter, message.proof):
+            self._log.warning(
+                f'a heartbeat of {message.server} is not proven by this key: dropped (give robot '
+                'and server the same key file)',
+                throttle_duration_sec=10.0,
+            )
+            return Freshness.STALE
+        return self._guard.take(message.server, message.session, message.counter)
+
+    def _take_up(self, state: ServerState, known: bool) -> None:
+        """A server says this now."""
         if self.directory.heard(state):
-            self._open(state)
-        if self.directory.holds(state.name, state.session):
-            self._greet(state)
-        elif state.name in self._requests:
-            log.error(
+            if not known:
+                self._close_peer(state.name)
+            self._log.info(
+                f'server {state.name} is there ({state.device}, models: {", ".join(state.models)})'
+            )
+        elif not self.directory.holds(state.name, state.session) and state.name in self._peers:
+            self._log.error(
                 f'two servers are named {state.name}: start one of them with another name '
                 '(server.launch.py name:=...)',
                 throttle_duration_sec=5.0,
             )
 
-    def _open(self, state: ServerState) -> None:
-        """A server (or a new life of it) appeared."""
-        self._close(state.name)
-        shared, own = (
-            self._node.create_publisher(InferenceRequest, topic, CONTROL)
-            for topic in request_topics(state.name, state.session, self.client.robot)
-        )
-        self._requests[state.name] = (shared, own)
-        self._node.get_logger().info(
-            f'server {state.name} is there ({state.device}, models: {", ".join(state.models)})'
-        )
+    def _greet(self, name: str, session: str) -> None:
+        """Ask for a session; with every heartbeat until the channel works."""
+        unproven = self._proof is not None and name in self._hearsay
+        if not unproven and not self.directory.holds(name, session):
+            return
+        try:
+            hello = self._handshake.hello(name, session)
+        except ValueError:  # its session is none
+            return
+        if name not in self._doors:
+            self._doors[name] = self._wire.handshakes_to(handshake_topic(name))
+        self._hello_s[name] = time.monotonic()
+        self._doors[name].publish(handshake_message(hello))
 
-    def _close(self, server: str) -> None:
-        self._greeted_s.pop(server, None)
-        self._ready.discard(server)
-        for publisher in self._requests.pop(server, ()):
-            self._node.destroy_publisher(publisher)
+    def _on_handshake(self, message: Any) -> None:
+        if self.emulation.cut:
+            return
+        data = message.data.tobytes()
+        try:
+            confirm, established = self._handshake.on_welcome(data)
+        except HandshakeRefused as error:
+            self._log.error(str(error), throttle_duration_sec=5.0)
+            return
+        except HandshakeError as error:
+            self._log.debug(f'a handshake is dropped: {error}')
+            return
+        if established is not None:
+            self._open_peer(established)
+        door = self._doors.get(read(data, Welcome).server) if confirm else None
+        if confirm and door is not None:
+            door.publish(handshake_message(confirm))
 
-    def _greet(self, state: ServerState) -> None:
-        """With every heartbeat until it is connected, later now and then to show that we live."""
-        now = time.monotonic()
-        connected = any(
-            known.name == state.name and known.connected for known in self.directory.alive()
+    def _open_peer(self, established: Established) -> None:
+        """A session was agreed on: its topics and its channel."""
+        name, session = established.peer, established.peer_session
+        self._drop_peer(name)
+        self._guard.open(name, session, established.heartbeat)
+        said = self._hearsay.pop(name, None)
+        if said is not None and said.session == session:
+            self._take_up(said, known=True)
+        monitor = LinkMonitor()
+        connection = Connection(
+            ReceiveLimits(self._limits.total_bytes + HEADER_ROOM_BYTES),
+            credit_for(self._host, established.host),
+            established.seal_up,
+            established.seal_down,
+            monitor.on_sample,
+            established.robot_salts,
         )
-        if connected and state.name not in self._ready:
-            self._ready.add(state.name)
-            self._node.get_logger().info(f'server {state.name} is ready')
-        if not connected or now - self._greeted_s.get(state.name, 0.0) > HELLO_S:
-            self._greeted_s[state.name] = now
-            self.client.greet(state)
+        uplink, downlink = packet_topics(self.client.robot, name, session)
+        publisher = self._wire.packets_to(uplink)
+        send, end_up = self.emulation.through(publisher.publish)
+        channel = Channel(send, connection, f'channel to {name}')
+        receive, end_down = self.emulation.through(channel.receive)
+        subscription = self._wire.packets_from(downlink, receive)
+
+        def close() -> None:
+            channel.close(f'server {name} is lost')
+            end_up()
+            end_down()
+            self._wire.destroy(publisher, subscription)
+
+        for stream in (REQUESTS, CANCELS):  # CANCELS: of a reply that this robot refused
+            channel.listen(stream, partial(self._on_reply, (name, session), channel))
+        exchange, coder = LinkExchange(channel, monitor), LinkCoder(monitor.outgoing)
+        self._peers[name] = _Peer(name, session, channel, exchange, coder, close)
+
+    def _drop_peer(self, name: str) -> None:
+        peer = self._peers.pop(name, None)
+        if peer is not None:
+            peer.close()
+
+    def _close_peer(self, name: str) -> None:
+        """Its session is over: the next heartbeat begins another one."""
+        peer = self._peers.get(name)
+        self._drop_peer(name)
+        if peer is not None:
+            self._handshake.forget(name, peer.session)
+            self._guard.close(name, peer.session)

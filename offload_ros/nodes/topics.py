@@ -9,10 +9,14 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 
 HEARTBEAT_TOPIC = '/offload/servers'  # absolute: a server is for robots of every namespace
 HEARTBEAT_S = 0.1
-HELLO_S = 0.5  # how often a connected robot shows that it lives
+OPENING_PING_S = 0.1  # how often a robot knocks until its first answer
+CHANNEL_SILENT_S = 2.0  # a server that answers no ping for this long has forgotten the session
 SESSION_SILENT_S = 2.0  # a robot silent for this long is gone
 
 CONTROL = QoSProfile(depth=10)
+HANDSHAKE = QoSProfile(depth=64)  # of all robots together
+# A reader must hold two windows of the smallest packets; DDS resends what the network lost.
+PACKETS = QoSProfile(depth=256)
 SENSOR = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
 STATUS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # DDS tells the reader when a heartbeat is overdue or its writer is gone; which server that was, and
@@ -26,19 +30,26 @@ HEARTBEAT = QoSProfile(
 )
 
 
-def request_topics(server: str, session: str, robot: str) -> tuple[str, str]:
-    """The topic to ``server`` that all robots share, and the one of ``robot`` alone.
+def handshake_topic(node: str) -> str:
+    """Where ``node`` (full name), a server or a robot's manager, takes handshakes."""
+    return f'{node}/handshake'
 
-    A reader keeps the newest few messages of all its writers together: on a shared topic one robot
-    that floods pushes the others' requests out. Of its own topic each robot is served in turn. It
-    belongs to one ``session`` of the server: DDS believes a killed server's readers alive for 20 s.
+
+def packet_topics(robot: str, server: str, session: str) -> tuple[str, str]:
+    """(uplink, downlink) of one robot and one session of a server, for ``Packet``.
+
+    Of their own: a reader keeps the newest few messages of all its writers together, and on a
+    shared topic one robot that floods would push the others' packets out.
     """
-    return f'{server}/request', f'{server}/request{robot}/session_{session}'
+    return (
+        f'{server}/uplink{robot}/session_{session}',
+        f'{robot}/downlink{server}/session_{session}',
+    )
 
 
 def valid_node_name(name: str) -> bool:
     """Whether a name received from the network may become part of a topic's name."""
-    return name.startswith('/') and len(name) <= 200 and valid_topic(f'{name}/reply')
+    return name.startswith('/') and len(name) <= 200 and valid_topic(handshake_topic(name))
 
 
 def valid_topic(name: str) -> bool:

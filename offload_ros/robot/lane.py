@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 import logging
 import math
 import threading
 import time
 from typing import Any
+
+from offload_ros.robot.pacing import Pacer
 
 
 class Job:
@@ -64,9 +67,10 @@ class Job:
 
 class DeviceLane:
     """Runs jobs one after another in one thread, each not before its due time, earliest due
-    first."""
+    first. ``pacer`` makes it a slower accelerator, for benchmarks."""
 
-    def __init__(self) -> None:
+    def __init__(self, pacer: Pacer | None = None) -> None:
+        self._pacer = pacer or Pacer()
         self._condition = threading.Condition()
         self._jobs: list[Job] = []
         self._closed = False
@@ -82,6 +86,8 @@ class DeviceLane:
     ) -> Job:
         """Queue ``compute`` for ``at_s`` (steady clock; default: now). ``done`` is called in the
         lane's thread."""
+        if self._pacer.slowdown > 1.0:
+            compute = partial(self._pacer, compute)
         job = Job(compute, time.monotonic() if at_s is None else at_s, done)
         with self._condition:
             if self._closed:

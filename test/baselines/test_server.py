@@ -33,7 +33,10 @@ class Server:
         self.requests.append(request)
         if request.kind == Kind.INFER and self.answer is not None:
             fields = {'status': Status.OK, 'compute_s': 0.25, 'server_s': 0.5, **self.answer}
+            size = sum(tensor.nbytes for tensor in fields.get('outputs', {}).values())
+            fields.setdefault('tensor_bytes', size)
             self.client.on_reply(Reply('/server', 's1', 'session', request.seq, **fields))
+        return sum(tensor.nbytes for tensor in request.inputs.values())
 
     def wait_for_request(self):
         until_s = time.monotonic() + LONG_S

@@ -11,24 +11,17 @@ import time
 from typing import Any
 
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
 import numpy as np
 import psutil
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import Image
+from stranger import Eavesdropper, Stranger
 from system import Listener, Process, new_domain, outputs_of, until
-import torch
 
-from offload_ros.msg import (
-    InferenceReply,
-    InferenceRequest,
-    InferenceResult,
-    OffloadStatus,
-    ServerHeartbeat,
-    Tensor,
-)
-from offload_ros.wire.tensors import encode
+from offload_ros.msg import InferenceResult, OffloadStatus, ServerHeartbeat
 
 MODEL = """models:
   probe:
@@ -69,6 +62,7 @@ class Rig:
             ServerHeartbeat, '/offload/servers'
         )
         self.processes: list[Process] = []
+        self.strangers: list[Stranger] = []
 
     def start(self, executable: str, name: str, *arguments: str, **parameters: Any) -> Process:
         """Start a node without a launcher, so that signals and /proc are its own."""
@@ -120,6 +114,23 @@ class Rig:
             if at_s >= since_s and beat.server == server and not beat.closing
         ]
 
+    def session(self, server: str = '/offload_server') -> str:
+        """The session of a server that beats now."""
+        since_s = time.monotonic()
+        return str(until(lambda: self.beats(server, since_s), f'{server} beats')[-1][1].session)
+
+    def eavesdropper(self, robot: str, server: str = '/offload_server') -> Eavesdropper:
+        """Who reads what the present session of a server and a robot say to each other."""
+        return Eavesdropper(self.listener, robot, server, self.session(server))
+
+    def stranger(self, name: str, connect: bool = True, **options: Any) -> Stranger:
+        """A robot of the test, by default with a session; it leaves with the rig."""
+        stranger = Stranger(self.domain, name, **options)
+        self.strangers.append(stranger)
+        if connect:
+            stranger.connect()
+        return stranger
+
     def computing(self, server: str = '/offload_server', share: float = 0.1) -> None:
         """Wait until ``server`` computes something long."""
         since_s = time.monotonic()
@@ -159,6 +170,8 @@ class Rig:
 
     def close(self) -> None:
         """End whatever still runs."""
+        for stranger in self.strangers:
+            stranger.close()
         self.listener.close()
         for process in self.processes:
             if process.process.poll() is None:
@@ -302,33 +315,18 @@ def all_by_robot(results: list[Any], reason: str = '') -> None:
         assert reason in result.reason, result.reason
 
 
-class Stranger:
-    """A client of the server that speaks its messages directly, good ones and bad ones."""
+def robots_of(rig: Rig) -> list[tuple[float, int]]:
+    """How many robots the server's diagnostics tell, with the time; grows."""
+    told: list[tuple[float, int]] = []
 
-    def __init__(self, rig: Rig, name: str, server: str = '/offload_server') -> None:
-        self.name = name
-        self.replies: list[Any] = rig.listener.collect(InferenceReply, f'{name}/reply', 1000)
-        self.publisher = rig.listener.publisher(InferenceRequest, f'{server}/request')
-        self._hellos = itertools.count(1_000_000)
+    def take(message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {each.key: each.value for each in status.values}
+            if status.name == '/offload_server: load':
+                told.append((time.monotonic(), int(values['robots'])))
 
-    def connect(self) -> None:
-        """Greet until the server answers."""
-        hello = InferenceRequest.HELLO
-        until(lambda: self.ask(next(self._hellos), kind=hello) or self.replies, 'an echo')
-
-    def ask(self, number: int, frame: int = 0, **fields: Any) -> None:
-        """Send one request; ``fields`` replace those of a good one."""
-        message = InferenceRequest(
-            robot=self.name, session=self.name, seq=number, model='probe', budget_s=60.0
-        )
-        message.inputs = [encode(Tensor(), 'image', torch.from_numpy(pixels_of(frame)))]
-        for name, value in fields.items():
-            setattr(message, name, value)
-        self.publisher.publish(message)
-
-    def answers(self) -> list[Any]:
-        """Replies to ``ask``, without the echoes."""
-        return [r for r in list(self.replies) if r.seq < 1_000_000]
+    rig.listener.node.create_subscription(DiagnosticArray, '/diagnostics', take, 10)
+    return told
 
 
 class Footprint:

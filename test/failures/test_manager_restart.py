@@ -6,23 +6,8 @@ from pathlib import Path
 import signal
 import time
 
-from diagnostic_msgs.msg import DiagnosticArray
-from rig import Footprint, Rig, Robot, mostly_by_server, rig_in, stop_all
+from rig import Footprint, Robot, mostly_by_server, rig_in, robots_of, stop_all
 from system import until
-
-
-def robots_of(rig: Rig) -> list[tuple[float, int]]:
-    """How many robots the server's diagnostics tell, with the time; grows."""
-    told: list[tuple[float, int]] = []
-
-    def take(message: DiagnosticArray) -> None:
-        for status in message.status:
-            values = {each.key: each.value for each in status.values}
-            if status.name == '/offload_server: load':
-                told.append((time.monotonic(), int(values['robots'])))
-
-    rig.listener.node.create_subscription(DiagnosticArray, '/diagnostics', take, 10)
-    return told
 
 
 def test_server_forgets_a_manager_that_ended_or_died_and_serves_the_next(tmp_path: Path) -> None:

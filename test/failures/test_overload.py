@@ -11,14 +11,14 @@ from rig import (
     MODEL,
     Footprint,
     Robot,
-    Stranger,
     all_by_robot,
     mostly_by_server,
     pair_in,
+    pixels_of,
 )
 from system import Process, until
 
-from offload_ros.msg import InferenceReply
+from offload_ros.wire.exchange import Status
 
 DEADLINE_S = 0.3
 
@@ -42,7 +42,7 @@ def test_server_ten_times_slower_refuses_honestly_and_the_robot_keeps_the_deadli
     rig.pace('offload_server', 0.06)
     mostly_by_server(robot.play(50, 14.0))
 
-    replies = rig.listener.collect(InferenceReply, f'{robot.name}/reply')
+    replies = rig.eavesdropper(robot.name).replies
     first = robot.send()
     rig.pace('offload_server', 0.6)
     slow = robot.play(60, 20.0)
@@ -53,7 +53,7 @@ def test_server_ten_times_slower_refuses_honestly_and_the_robot_keeps_the_deadli
     all_by_robot(slow[5:])
     reasons = [r.reason for r in slow]
     assert any('did not answer before the robot had to' in reason for reason in reasons)
-    busy = [r for r in replies if r.status == InferenceReply.BUSY]
+    busy = [r for r in replies if r.status == Status.BUSY]
     assert busy, set(reasons)
     for reply in busy:
         assert 'server is busy: it would take' in reply.detail
@@ -71,8 +71,7 @@ def test_flood_of_one_robot_takes_no_answer_from_another_and_no_memory(pair: Pai
     robot, _, server = pair
     rig = robot.rig
     robot.ready()
-    rogue = Stranger(rig, '/rogue')
-    rogue.connect()
+    rogue = rig.stranger('/rogue')
     # The promise is an answer by the server; when, depends on what the flood leaves of the CPU.
     assert not rig.set_parameters(robot.name, probe__deadline_ms=1000.0)
     rig.pace('offload_server', 0.004)
@@ -80,27 +79,28 @@ def test_flood_of_one_robot_takes_no_answer_from_another_and_no_memory(pair: Pai
     before = Footprint(server)
 
     stop, sent = threading.Event(), []
+    image = {'image': pixels_of(0)}
 
     def flood() -> None:
         end_s = time.monotonic() + 10.0
         while not stop.is_set() and time.monotonic() < end_s and len(sent) < 100_000:
-            rogue.ask(len(sent), model_hash=robot.model_hash, budget_s=5.0)
+            rogue.ask(len(sent), image, model_hash=robot.model_hash, budget_s=5.0)
             sent.append(time.monotonic())
 
     thread = threading.Thread(target=flood, daemon=True)
     thread.start()
-    until(lambda: len(rogue.answers()) > 50, 'the flood arrives')
+    until(lambda: len(rogue.replies) > 50, 'the flood arrives')
     flooded = robot.play(100, 20.0)
     stop.set()
     thread.join()
     rate = len(sent) / (sent[-1] - sent[0])
-    print(f'flood of {rate:.0f} requests/s, {len(rogue.answers())} answered')
+    print(f'flood of {rate:.0f} requests/s, {len(rogue.replies)} answered')
     # Most by far: now and then the flood fills the middleware's own buffers, before any topic.
     mostly_by_server(flooded, share=0.1)
     assert max(beat.queue_length for _, beat in rig.beats('/offload_server')) <= 32
-    statuses = {reply.status for reply in rogue.answers()}
-    assert InferenceReply.BUSY in statuses, 'the flood was no flood'
-    assert len({reply.seq for reply in rogue.answers()}) == len(rogue.answers())
+    statuses = {reply.status for reply in rogue.replies}
+    assert Status.BUSY in statuses, 'the flood was no flood'
+    assert len({reply.seq for reply in rogue.replies}) == len(rogue.replies)
     mostly_by_server(robot.play(60, 40.0))
     after = Footprint(server)
     print(f'server before: {before}; after: {after}')

@@ -25,12 +25,21 @@ from sensor_msgs.msg import Image
 from offload_ros.msg import InferenceResult
 from offload_ros.wire.tensors import decode
 
+# The smallest model there is, for a models.yaml.
+TINY = "source: {python: 'networks:Identity'}, inputs: [{name: image, topic: cam}], outputs: [mean]"
 _domains = itertools.count(os.getpid() * 13)
 
 
 def new_domain() -> int:
     """A ROS_DOMAIN_ID of 101 to 200 that no other test of this run has."""
     return 101 + next(_domains) % 100
+
+
+def write_models(folder: Path, text: str) -> Path:
+    """A models.yaml in ``folder``."""
+    file = folder / 'models.yaml'
+    file.write_text(text)
+    return file
 
 
 class Process:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage, Image, LaserScan, PointCloud2, PointField
 from system import (
+    TINY,
     Listener,
     Process,
     answer_to,
@@ -29,27 +30,11 @@ from system import (
     running,
     server,
     until,
+    write_models,
 )
-import torch
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig
 
-from offload_ros.msg import InferenceReply, InferenceRequest, InferenceResult, Tensor
-from offload_ros.wire.tensors import encode
-
-TINY = "source: {python: 'networks:Identity'}, inputs: [{name: image, topic: cam}], outputs: [mean]"
-
-
-@pytest.fixture(autouse=True)
-def networks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes of a test find networks.py, as a user's own module on PYTHONPATH."""
-    monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parent), prepend=':')
-
-
-def write_models(folder: Path, text: str) -> Path:
-    """A models.yaml in ``folder``."""
-    file = folder / 'models.yaml'
-    file.write_text(text)
-    return file
+from offload_ros.msg import InferenceResult
 
 
 def every_kind_of_model(folder: Path) -> Path:
@@ -167,27 +152,24 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, A
     folder = tmp_path_factory.mktemp('models')
     models = every_kind_of_model(folder)
     domain = new_domain()
-    here = str(Path(__file__).parent)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('PYTHONPATH', here, prepend=':')
-        processes = (server(domain, models), robot(domain, models))
-        with running(*processes):
-            listener = Listener(domain)
-            publishers = {topic: listener.publisher(kind, topic) for topic, kind in TYPES.items()}
-            results = {model: listener.results(model) for model in MODELS}
-            processes[1].wait_for('server /offload_server is ready')
-            for publisher in publishers.values():
-                until(publisher.get_subscription_count, 'the manager subscribes')
-            yield {
-                'domain': domain,
-                'publishers': publishers,
-                'results': results,
-                'listener': listener,
-                'processes': processes,
-            }
-            listener.close()
-            # ros2 launch ends with 0 or 2 on Ctrl-C depending on the distribution; never with 1.
-            assert [process.stop() != 1 for process in processes] == [True, True]
+    processes = (server(domain, models), robot(domain, models))
+    with running(*processes):
+        listener = Listener(domain)
+        publishers = {topic: listener.publisher(kind, topic) for topic, kind in TYPES.items()}
+        results = {model: listener.results(model) for model in MODELS}
+        processes[1].wait_for('server /offload_server is ready')
+        for publisher in publishers.values():
+            until(publisher.get_subscription_count, 'the manager subscribes')
+        yield {
+            'domain': domain,
+            'publishers': publishers,
+            'results': results,
+            'listener': listener,
+            'processes': processes,
+        }
+        listener.close()
+        # ros2 launch ends with 0 or 2 on Ctrl-C depending on the distribution; never with 1.
+        assert [process.stop() != 1 for process in processes] == [True, True]
 
 
 def run_all(everything: dict[str, Any], stamp: int) -> dict[str, Any]:
@@ -296,75 +278,6 @@ def test_wrong_shape_gives_an_error_result(everything: dict[str, Any]) -> None:
     )
     assert result.status == InferenceResult.ERROR
     assert '(48, 64, 3) came, (33, 45, 3) is wanted' in result.detail
-
-
-def bad_requests() -> dict[str, tuple[InferenceRequest, str]]:
-    """Requests that strangers might send, and what the reply must say."""
-
-    def request(model: str = 'conv', **fields: Any) -> InferenceRequest:
-        message = InferenceRequest(
-            robot='/stranger', session='s1', model=model, budget_s=10.0, **fields
-        )
-        message.inputs = [encode(Tensor(), 'image', torch.zeros((40, 40, 3), dtype=torch.uint8))]
-        return message
-
-    made = {
-        'dtype': (request(), 'dtype code 99 is unknown'),
-        'codec': (request(), 'codec 7 is unknown'),
-        'length': (request(), 'needs 4800 bytes, the message has 4799'),
-        'huge': (request(), 'needs'),
-        'model': (request('other'), "no model 'other' here"),
-        'hash': (request(model_hash='00'), 'differs'),
-        'kind': (request(kind=9), 'request kind 9 is unknown'),
-        'large': (request(), 'at most 1000000 are allowed'),
-    }
-    made['dtype'][0].inputs[0].dtype = 99
-    made['codec'][0].inputs[0].codec = 7
-    made['length'][0].inputs[0].data = array('B', bytes(4799))
-    made['huge'][0].inputs[0].shape = [2**62, 2**62]
-    made['large'][0].inputs[0] = encode(
-        Tensor(), 'image', torch.zeros(1_000_001, dtype=torch.uint8)
-    )
-    for number, (message, _) in enumerate(made.values()):
-        message.seq = number
-    return made
-
-
-def test_bad_requests_get_error_replies_and_the_server_lives(tmp_path: Path) -> None:
-    models = write_models(
-        tmp_path,
-        "models: {conv: {source: {python: 'networks:Conv'}, inputs: [{name: image, topic: x}], "
-        'outputs: [map, mean]}}',
-    )
-    params = tmp_path / 'server.yaml'
-    params.write_text('/**: {ros__parameters: {max_message_mb: 1.0}}')
-    domain = new_domain()
-    process = server(domain, models, f'params_file:={params}')
-    with running(process):
-        process.wait_for('serving 1 model')
-        listener = Listener(domain)
-        replies = listener.collect(InferenceReply, '/stranger/reply')
-        publisher = listener.publisher(InferenceRequest, '/offload_server/request')
-        until(publisher.get_subscription_count, 'the server subscribes')
-        hello = InferenceRequest(
-            kind=InferenceRequest.HELLO, robot='/stranger', session='s1', seq=500
-        )
-        until(lambda: publisher.publish(hello) or time.sleep(0.05) or replies, 'an echo')
-        for name, (message, text) in bad_requests().items():
-            publisher.publish(message)
-            reply = until(
-                lambda number=message.seq: next(
-                    (r for r in list(replies) if r.seq == number), None
-                ),
-                f'a reply to {name}',
-            )
-            assert reply.status == InferenceReply.ERROR
-            assert text in reply.detail, name
-        # A name that is none must not become a topic of the server.
-        publisher.publish(InferenceRequest(robot='no name!', session='s2', seq=1))
-        process.wait_for('which is no node name')
-        listener.close()
-        assert process.stop() != 1
 
 
 def test_robot_computes_by_itself_while_the_server_is_away(tmp_path: Path) -> None:
@@ -482,94 +395,6 @@ def test_two_robots_in_namespaces_do_not_cross(tmp_path: Path) -> None:
         for listener in listeners:
             listener.close()
         assert all(process.stop() != 1 for process in (host, *robots))
-
-
-BAD_FILES = {
-    'unknown key': (f'models: {{probe: {{{TINY}, colour: red}}}}', "unknown key 'colour'"),
-    'wrong type': (
-        f'models: {{probe: {{{TINY}, deadline_ms: soon}}}}',
-        'deadline_ms must be a number',
-    ),
-    'duplicate': (f'models:\n  probe: {{{TINY}}}\n  probe: {{{TINY}}}', "'probe' is there twice"),
-    'missing archive': (
-        'models: {a: {source: {export: ./none.pt2}, inputs: [{name: image, topic: x}]}}',
-        'none.pt2 does not exist',
-    ),
-    'no such module': (
-        "models: {a: {source: {python: 'no.such:thing'}, inputs: [{name: image, topic: x}]}}",
-        'cannot import',
-    ),
-}
-
-
-@pytest.mark.parametrize('executable', ['offload_server', 'offload_manager'])
-@pytest.mark.parametrize('case', [*BAD_FILES, 'missing file'])
-def test_bad_models_file_ends_the_process_with_one_line(
-    tmp_path: Path, executable: str, case: str
-) -> None:
-    file, text = tmp_path / 'absent.yaml', 'absent.yaml: No such file'
-    if case in BAD_FILES:
-        content, text = BAD_FILES[case]
-        file = write_models(tmp_path, content)
-    process = Process(
-        new_domain(),
-        'ros2',
-        'run',
-        'offload_ros',
-        executable,
-        '--ros-args',
-        '-p',
-        f'models_file:={file}',
-    )
-    assert process.ended() != 0
-    errors = [line for line in process.output.splitlines() if line.startswith('error: ')]
-    assert len(errors) == 1, process.output
-    assert text in errors[0]
-    assert 'Traceback' not in process.output
-
-
-def test_strategy_of_models_file_is_checked(tmp_path: Path) -> None:
-    models = write_models(tmp_path, f'models: {{probe: {{{TINY}, strategy: magic}}}}')
-    process = Process(
-        new_domain(),
-        'ros2',
-        'run',
-        'offload_ros',
-        'offload_manager',
-        '--ros-args',
-        '-p',
-        f'models_file:={models}',
-    )
-    assert process.ended() != 0
-    assert "there is no strategy 'magic'" in process.output
-    assert 'Traceback' not in process.output
-
-
-def test_launch_arguments_are_described() -> None:
-    for file in ('robot', 'server', 'demo'):
-        process = Process(
-            new_domain(), 'ros2', 'launch', 'offload_ros', f'{file}.launch.py', '--show-args'
-        )
-        assert process.ended() == 0
-        assert "'models_file'" in process.output
-        assert 'No description given' not in process.output
-
-
-def test_executables_end_quietly_when_interrupted_while_they_load(tmp_path: Path) -> None:
-    models = write_models(tmp_path, f'models: {{probe: {{{TINY}}}}}')
-    for executable in ('offload_server', 'offload_manager'):
-        process = Process(
-            new_domain(),
-            'ros2',
-            'run',
-            'offload_ros',
-            executable,
-            '--ros-args',
-            '-p',
-            f'models_file:={models}',
-        )
-        time.sleep(0.8)
-        assert process.stop() in (0, 130, -signal.SIGINT, 256 - signal.SIGINT), process.output
 
 
 def test_demo_plays_its_script(tmp_path: Path) -> None:
