@@ -44,6 +44,7 @@ LEAST_COMPARED = 150_000
 RATES = (20.0, 93.0, 450.0)
 PORT = 40_404
 TENSORS, ANSWERS = 10, 11  # streams
+LEAST_PAIRS = 10
 LIMIT_S = 60.0  # for one buffer
 _LENGTH = struct.Struct('<Q')
 
@@ -210,7 +211,9 @@ def drive(address: str, link: Link, pairs: int, seconds: float) -> dict[str, Any
             ('tcp', robot.tcp),
             ('channel', robot.channel),
         ]
-        while len(taken['tcp']) < pairs and (len(taken['tcp']) < 3 or time.monotonic() < end_s):
+        while len(taken['tcp']) < pairs and (
+            len(taken['tcp']) < LEAST_PAIRS or time.monotonic() < end_s
+        ):
             for name, way in ways:
                 taken[name].append(way(size))
             ways.reverse()

@@ -24,6 +24,7 @@ from offload_ros.network.profile_file import (
     port_of,
     with_peers,
 )
+from offload_ros.wire.host import MAX_WINDOW
 
 NETWORKS = ('auto', 'lan', 'routed', 'localhost')
 TRANSPORTS = ('tcp', 'udp')
@@ -31,12 +32,14 @@ QOS_FROM_XML = 'RMW_FASTRTPS_USE_QOS_FROM_XML'
 RANGE, PEERS = 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_STATIC_PEERS'
 LOCALHOST_ONLY = 'ROS_LOCALHOST_ONLY'
 UDP_PROFILE = 'udp.xml'
+UDP_WINDOW_BYTES = '180000'
 # A network that is asked for by name owns all of these: what it does not set, it removes.
 VARIABLES = (
     NEW_PROFILE,
     OLD_PROFILE,
     BUILTIN_TRANSPORTS,
     QOS_FROM_XML,
+    MAX_WINDOW,
     RANGE,
     PEERS,
     LOCALHOST_ONLY,
@@ -134,6 +137,7 @@ def settings_for(
         variables[profile_variable(env)] = str(path)
         if name == UDP_PROFILE:
             variables[QOS_FROM_XML] = '1'
+            variables[MAX_WINDOW] = UDP_WINDOW_BYTES
     if automatic:  # what the shell has set wins
         variables = {key: value for key, value in variables.items() if not env.get(key)}
         removed: tuple[str, ...] = ()

@@ -87,6 +87,7 @@ class RobotContacts:
         self._limits = limits
         self._log = node.get_logger()
         self._host = host_token()
+        credit_for('', '')  # a wrong limit in the environment shows now
         self._counter = 0  # of heartbeats
         self._proof = HeartbeatProof(key) if key else None
         self._handshake = ServerHandshake(

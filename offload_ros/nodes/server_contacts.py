@@ -96,6 +96,7 @@ class ServerContacts:
         self._log = node.get_logger()
         self._limits = limits
         self._host = host_token()
+        credit_for('', '')  # a wrong limit in the environment shows now
         self._handshake = RobotHandshake(robot, self.client.session, runtime, key, self._host)
         self._proof = HeartbeatProof(key) if key else None
         self._guard = HeartbeatGuard()

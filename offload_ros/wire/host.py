@@ -6,8 +6,11 @@ import hashlib
 import os
 from pathlib import Path
 
+from offload_ros.models.errors import ConfigError
 from offload_ros.wire.window import Credit
 
+# Set by launch files: UDP has no congestion control, and access points hold some 300 kB.
+MAX_WINDOW = 'OFFLOAD_MAX_WINDOW_BYTES'
 BOOT_ID = Path('/proc/sys/kernel/random/boot_id')
 SHARED_MEMORY = Path('/dev/shm')
 LOCAL_CHUNK_BYTES = 2 << 20  # shared memory: few messages, and both sides copy at a time
@@ -28,7 +31,16 @@ def host_token() -> str:
 
 
 def credit_for(own: str, peer: str) -> Credit:
-    """Chunks and window for a peer with this token."""
+    """Chunks and window for a peer with this token; the network profile may have set a limit.
+
+    ``ConfigError`` when that is no number.
+    """
     if own and own == peer:
         return Credit(LOCAL_CHUNK_BYTES, LOCAL_WINDOW_BYTES)
-    return Credit()
+    limit = os.environ.get(MAX_WINDOW)
+    if not limit:
+        return Credit()
+    try:
+        return Credit(max_window_bytes=int(limit))
+    except ValueError:
+        raise ConfigError(f'{MAX_WINDOW} is {limit!r}, a number of bytes is wanted') from None

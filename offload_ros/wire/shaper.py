@@ -16,7 +16,7 @@ import threading
 import time
 
 QUEUE_S = 0.05  # what an access point buffers, as time on its link
-LEAST_QUEUE_BYTES = 128_000
+LEAST_QUEUE_BYTES = 312_000  # and no less, as access points do
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class Trace:
             return cls(tuple(times_s), tuple(rates))
         except OSError as error:
             raise ValueError(f'the trace {path} cannot be read: {error.strerror}') from error
-        except ValueError as error:
+        except (ValueError, csv.Error) as error:
             raise ValueError(f'the trace {path} is not usable: {error}') from error
 
 

@@ -46,15 +46,16 @@ class AckSample:
 class Credit:
     """Window and chunk size from the rate at which packets arrive, and the shortest round trip.
 
-    Window: 1.5 bandwidth-delay products and four chunks. At most ``max_window_bytes``, which must
-    stay below the transport's socket buffer, so that publishing never blocks. A chunk is what the
-    link carries in ``chunk_s``, at most ``max_chunk_bytes``: what is urgent waits for little else.
+    Window: three bandwidth-delay products (TCP below, which waits for what was lost, still has
+    something to send) and four chunks. At most ``max_window_bytes``, which must stay below the
+    transport's socket buffer, so that publishing never blocks. A chunk is what the link carries in
+    ``chunk_s``, at most ``max_chunk_bytes``: what is urgent waits for little else.
     """
 
     def __init__(
         self,
         max_chunk_bytes: int = 60_000,
-        max_window_bytes: int = 480_000,
+        max_window_bytes: int = 720_000,
         chunk_s: float = 0.008,
     ) -> None:
         if max_chunk_bytes < 1024:
@@ -80,7 +81,7 @@ class Credit:
         """How much may be sent and not acknowledged."""
         window = 4 * self.chunk_bytes()
         if not math.isnan(self.bytes_per_s):
-            window += int(1.5 * self.bytes_per_s * self.round_trip_s)
+            window += int(3.0 * self.bytes_per_s * self.round_trip_s)
         return min(self.max_window_bytes, window)
 
     def on_ack(self, sample: AckSample) -> None:

@@ -13,6 +13,7 @@ HOME = Path('/robot/home')
 NEW, OLD = 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
 RANGE, PEERS, ONLY = 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_STATIC_PEERS', 'ROS_LOCALHOST_ONLY'
 QOS = 'RMW_FASTRTPS_USE_QOS_FROM_XML'
+OF_UDP = {QOS: '1', 'OFFLOAD_MAX_WINDOW_BYTES': '180000'}
 LOCAL, LAN, UDP = (str(SHARE / name) for name in ('fastdds.xml', 'lan.xml', 'udp.xml'))
 ADDRESSES = {'10.0.0.2': '10.0.0.2', '10.0.1.3': '10.0.1.3', 'gpu-server': '10.0.0.9'}
 
@@ -49,15 +50,15 @@ GROUP = ('udpv4', '239.255.0.1', None)
         (
             {},
             {'network': 'routed', 'transport': 'udp', 'peers': '10.0.0.2,10.0.1.3'},
-            {RANGE: 'SUBNET', PEERS: '10.0.0.2;10.0.1.3', NEW: UDP, QOS: '1'},
+            {RANGE: 'SUBNET', PEERS: '10.0.0.2;10.0.1.3', NEW: UDP, **OF_UDP},
         ),
         ({}, {'network': 'routed'}, {RANGE: 'SUBNET', NEW: LAN}),
         ({}, {}, {RANGE: 'SUBNET', NEW: LAN}),
         ({RANGE: 'LOCALHOST'}, {}, {NEW: LOCAL}),
         ({RANGE: 'SUBNET'}, {}, {NEW: LAN}),
         ({ONLY: '1'}, {}, {RANGE: 'LOCALHOST', NEW: LOCAL}),
-        ({'ROS_DISTRO': 'iron'}, {'network': 'lan'}, {RANGE: 'SUBNET', OLD: UDP, QOS: '1'}),
-        ({'ROS_DISTRO': 'humble'}, {'network': 'lan'}, {OLD: UDP, QOS: '1'}),
+        ({'ROS_DISTRO': 'iron'}, {'network': 'lan'}, {RANGE: 'SUBNET', OLD: UDP, **OF_UDP}),
+        ({'ROS_DISTRO': 'humble'}, {'network': 'lan'}, {OLD: UDP, **OF_UDP}),
         ({'ROS_DISTRO': 'humble'}, {'network': 'localhost'}, {ONLY: '1', OLD: LOCAL}),
         ({'ROS_DISTRO': 'humble', ONLY: '1'}, {}, {OLD: LOCAL}),
         ({}, {'network': 'lan', 'dds_profile': __file__}, {RANGE: 'SUBNET', NEW: __file__}),
@@ -119,7 +120,7 @@ def test_humble_has_udp_peers_in_a_file():
         {'ROS_DISTRO': 'humble'}, network='routed', transport='udp', peers='10.0.0.2,gpu-server'
     )
     ((path, text),) = found.files.items()
-    assert found.variables == {OLD: str(path), QOS: '1'}
+    assert found.variables == {OLD: str(path), **OF_UDP}
     assert locators(text) == [GROUP, ('udpv4', '10.0.0.2', None), ('udpv4', '10.0.0.9', None)]
 
 

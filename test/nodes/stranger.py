@@ -5,6 +5,7 @@ They speak the protocol directly: well, badly, and by repeating what they heard.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 import itertools
@@ -62,9 +63,13 @@ class Stranger(ServerContacts):
         self, domain: int, name: str, server: str = '/offload_server', key: Path | None = None
     ) -> None:
         self.replies: list[Reply] = []
-        self.salt = 0  # of the session
+        self.salt = 0  # of its packets of the session
+        self.heartbeats = 0  # heard, of all servers
         self.server = server
         self._own_node = own_node(domain, name)
+        self._own_door = self._own_node.create_publisher(
+            Handshake, handshake_topic(server), HANDSHAKE
+        )
         super().__init__(
             self._own_node, runtime_of('cpu'), Limits(), 5.0, load_key(key) if key else None
         )
@@ -114,8 +119,17 @@ class Stranger(ServerContacts):
             self._own_node.destroy_node()
             self._own_node.context.try_shutdown()
 
+    def greet(self, session: str) -> None:
+        """Ask for this session of the server, whether it has been heard or not."""
+        hello = Handshake(data=array('B', self._handshake.hello(self.server, session)))
+        self._own_door.publish(hello)
+
+    def _on_heartbeat(self, message: Any) -> None:
+        self.heartbeats += 1
+        super()._on_heartbeat(message)
+
     def _open_peer(self, established: Established) -> None:
-        self.salt = established.salt
+        self.salt = established.robot_salts[0]
         super()._open_peer(established)
 
     def _on_reply(self, peer: tuple[str, str], channel: Channel, incoming: Incoming) -> None:
