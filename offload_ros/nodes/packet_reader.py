@@ -10,9 +10,9 @@ from collections.abc import Callable
 import contextlib
 from dataclasses import dataclass
 import threading
+import time
 from typing import Any
 
-from rclpy.exceptions import InvalidHandle
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.subscription import Subscription
@@ -70,12 +70,16 @@ class PacketReader:
         self._thread.join(10.0)
 
     def _read(self) -> None:
-        while not self._closed:
+        context = self._node.context
+        while not self._closed and context.ok():
             try:
                 for source in self._ready():
                     self._take(source)
-            except InvalidHandle:  # the context was shut down
-                return
+            except Exception as error:
+                if self._closed or not context.ok():  # shut down meanwhile
+                    return
+                self._log.error(f'packets cannot be read: {type(error).__name__}: {error}')
+                time.sleep(WAIT_NS / 1e9)
 
     def _ready(self) -> list[_Source]:
         """Wait; the sources that have packets."""
