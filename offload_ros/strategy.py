@@ -1,8 +1,7 @@
 """What a strategy is: one way to run an inference. One file adds one.
 
 A strategy registers under a name with ``@register('name')``, or is named ``package.module:Class``
-in
-``models.yaml``. The manager makes one object per model and strategy, calls ``prepare`` once,
+in ``models.yaml``. The manager makes one object per model and strategy, calls ``prepare`` once,
 ``run`` for each frame from one thread, and ``cancel`` from any thread.
 """
 

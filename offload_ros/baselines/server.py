@@ -64,10 +64,9 @@ class ServerStrategy:
         self._round_trips.add(round_trip_s)
         self._computing.add(reply.compute_s)
         bytes_down = reply.tensor_bytes
-        # Two machines' clocks are never compared: what the server did not spend was the link's,
-        # shared by bytes.
+        # Two machines' clocks are never compared: what the server did not spend was the link's.
         link_s = max(0.0, round_trip_s - reply.server_s)
-        up_share = bytes_up / (bytes_up + bytes_down) if bytes_up + bytes_down else 0.5
+        up_share = uplink_share(self._client.link_state(server.name), bytes_up, bytes_down)
         exact = server.runtime == self._runtime
         return Result(
             reply.outputs,
@@ -103,3 +102,15 @@ class ServerStrategy:
             self._client.cancel(number, 'the strategy was closed')
         elif cancelled:
             self._client.cancel(number)
+
+
+def uplink_share(link: LinkState, bytes_up: int, bytes_down: int) -> float:
+    """Share of the link's time that was spent on the way up, 0 to 1.
+
+    By what each way takes on the link as it was measured; by bytes alone until that is known.
+    """
+    up, down = float(bytes_up), float(bytes_down)
+    if link.up_bytes_per_s > 0.0 and link.down_bytes_per_s > 0.0 and link.round_trip_s >= 0.0:
+        up = 0.5 * link.round_trip_s + up / link.up_bytes_per_s
+        down = 0.5 * link.round_trip_s + down / link.down_bytes_per_s
+    return up / (up + down) if up + down else 0.5

@@ -30,6 +30,7 @@ from offload_ros.nodes.topics import (
     valid_topic,
 )
 from offload_ros.nodes.wire_node import WireNode, handshake_message
+from offload_ros.strategy import LinkState
 from offload_ros.wire.channel import Channel, key_of, number_of
 from offload_ros.wire.client import OffloadClient, new_session
 from offload_ros.wire.coding import LinkCoder
@@ -52,7 +53,7 @@ from offload_ros.wire.host import credit_for, host_token
 from offload_ros.wire.incoming import Incoming, ReceiveLimits, State
 from offload_ros.wire.key_file import PresharedKey
 from offload_ros.wire.link_exchange import TICK_S, LinkExchange
-from offload_ros.wire.link_monitor import LinkEstimate, LinkMonitor
+from offload_ros.wire.link_monitor import LinkMonitor
 from offload_ros.wire.outgoing import URGENT_PRIORITY, Outgoing
 from offload_ros.wire.tensors import Limits, WireError
 
@@ -92,6 +93,7 @@ class ServerContacts:
         self.directory = ServerDirectory(lost_after_s)
         robot = node.get_fully_qualified_name()
         self.client = OffloadClient(robot, new_session(), self.directory, self.transmit)
+        self.client.link_state = self.link_state
         self.emulation = Emulation()
         self._log = node.get_logger()
         self._limits = limits
@@ -136,10 +138,10 @@ class ServerContacts:
         sent.when_ended(partial(self._on_sent, request.seq))
         return framed.tensor_bytes
 
-    def link_state(self, server: str) -> LinkEstimate | None:
-        """What is known of the link to a server; None while there is no channel."""
+    def link_state(self, server: str) -> LinkState:
+        """What is known of the link to a server; nothing while there is no channel."""
         peer = self._peers.get(server)
-        return peer.exchange.state() if peer is not None else None
+        return peer.exchange.state() if peer is not None else LinkState()
 
     def links(self) -> list[LinkStatus]:
         """The link to each connected server, for the status message."""
@@ -313,7 +315,7 @@ class ServerContacts:
         try:
             confirm, established = self._handshake.on_welcome(data)
         except HandshakeRefused as error:
-            self._log.error(str(error), throttle_duration_sec=5.0)
+            self._log.error(str(error), throttle_duration_sec=10.0)
             return
         except HandshakeError as error:
             self._log.debug(f'a handshake is dropped: {error}')

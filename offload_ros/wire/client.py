@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from offload_ros.strategy import LinkState
 from offload_ros.wire.directory import ServerDirectory, ServerState
 from offload_ros.wire.exchange import Kind, Reply, Request
 
@@ -62,6 +63,7 @@ class OffloadClient:
         self.directory = directory
         self.preferred_server = ''
         self.routes: Mapping[str, str] = {}  # model name -> server name, from a fleet planner
+        self.link_state: Callable[[str], LinkState] = lambda _: LinkState()  # by server name
         self._transmit = transmit
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()

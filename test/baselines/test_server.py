@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from offload_ros.baselines.server import ServerStrategy
+from offload_ros.baselines.server import ServerStrategy, uplink_share
 from offload_ros.models.config import InputSpec, ModelConfig, Source
 from offload_ros.models.model import Model, runtime_description
 from offload_ros.strategy import Frame, Link, LinkState, Unanswered
@@ -85,6 +85,37 @@ def test_outputs_of_the_server_are_the_result(strategy, server):
     assert result.uplink_s >= 0.0
     assert result.uplink_s == pytest.approx(result.downlink_s), 'as many bytes each way'
     assert [request.kind for request in server.requests] == [Kind.INFER]
+
+
+NAN = float('nan')
+
+
+@pytest.mark.parametrize(
+    ('link', 'sizes', 'share'),
+    [
+        (LinkState(), (30, 10), 0.75),
+        (LinkState(), (0, 0), 0.5),
+        (LinkState(1e6, NAN, 0.001), (30, 10), 0.75),
+        (LinkState(1e6, 0.0, 0.001), (30, 10), 0.75),
+        (LinkState(1e6, 1e6, NAN), (30, 10), 0.75),
+        # 3 ms and 9 ms on the wires, half a round trip each.
+        (LinkState(1e6, 1e6, 0.002), (2000, 8000), 0.25),
+        (LinkState(1e6, 4e6, 0.0), (2000, 8000), 0.5),
+        (LinkState(1e6, 1e6, 0.002), (0, 0), 0.5),
+        (LinkState(1e6, 1e6, 0.0), (0, 0), 0.5),
+    ],
+)
+def test_time_on_the_link_is_shared_by_what_each_way_takes(link, sizes, share):
+    assert uplink_share(link, *sizes) == pytest.approx(share)
+
+
+def test_link_state_of_the_server_in_use_is_asked(strategy, server):
+    asked = []
+    server.answer['server_s'] = 0.0
+    server.client.link_state = lambda name: asked.append(name) or LinkState(1e3, 1e9, 0.0)
+    result = run(strategy)
+    assert asked == ['/server']
+    assert result.uplink_s > 0.99 * (result.uplink_s + result.downlink_s)
 
 
 def test_equal_runtimes_are_exact(strategy):

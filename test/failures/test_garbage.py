@@ -34,7 +34,22 @@ Pair = tuple[Robot, Process, Process]
 @pytest.fixture(scope='module')
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with pair_in(tmp_path_factory.mktemp('garbage'), MODELS) as made:
+        made[0].ready()
+        mostly_by_server(made[0].play(60))
         yield made
+
+
+def test_without_a_key_anyone_reads_along_and_the_server_says_so_once(pair: Pair) -> None:
+    """``test_key`` shows that a key ends that; here its way to look for frames finds them."""
+    robot, _, server = pair
+    heard = robot.rig.eavesdropper(robot.name)
+    mostly_by_server(robot.play(40))
+    until(lambda: len(heard.replies) > 20, 'replies are read')
+    assert any(b'"model"' in each for each in heard.up.recorded)
+    assert len(robot.frames_in(heard.up.recorded)) > 20
+    warning = 'no key_file is given: anyone in this ROS domain may use this server'
+    assert server.output.count(warning) == 1
+    assert server.output.count('[WARN]') == 1, server.output
 
 
 @pytest.fixture
@@ -42,7 +57,6 @@ def unharmed(pair: Pair) -> Iterator[random.Random]:
     """Before and after a test the robot is served and nothing has grown; gives its randomness."""
     robot, *processes = pair
     robot.ready()
-    mostly_by_server(robot.play(60))
     before = [Footprint(process) for process in processes]
     first = robot.send()
     yield random.Random(3)

@@ -15,6 +15,8 @@ import cv2
 from networks import export_conv
 import numpy as np
 import pytest
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import CompressedImage, Image, LaserScan, PointCloud2, PointField
 from system import (
     TINY,
@@ -191,11 +193,22 @@ def set_parameter(domain: int, name: str, value: str) -> subprocess.CompletedPro
     return Process(domain, 'ros2', 'param', 'set', '/offload_manager', name, value)
 
 
+def use_strategy(everything: dict[str, Any], strategy: str) -> None:
+    """Set it for all models at once."""
+    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=strategy)
+    request = SetParameters.Request(
+        parameters=[Parameter(name=f'{model}.strategy', value=value) for model in MODELS]
+    )
+    response = everything['listener'].call(
+        SetParameters, '/offload_manager/set_parameters', request
+    )
+    assert all(result.successful for result in response.results), response
+
+
 def test_server_result_equals_device_result_for_every_model(everything: dict[str, Any]) -> None:
     run_all(everything, 1)  # the first frames may be the robot's own
     by_server = run_all(everything, 2)
-    for model in MODELS:
-        assert set_parameter(everything['domain'], f'{model}.strategy', 'device').ended() == 0
+    use_strategy(everything, 'device')
     by_device = run_all(everything, 3)
     for model in MODELS:
         for result, used in ((by_server[model], 'server'), (by_device[model], 'device')):
@@ -213,8 +226,7 @@ def test_server_result_equals_device_result_for_every_model(everything: dict[str
         assert by_server[model].bytes_up > 0
         assert by_device[model].bytes_up == 0
         assert by_server[model].weights_trained == (model not in ('bare', 'vit'))
-    for model in MODELS:
-        assert set_parameter(everything['domain'], f'{model}.strategy', 'server').ended() == 0
+    use_strategy(everything, 'server')
 
 
 def test_sensor_dtype_travels_not_float(everything: dict[str, Any]) -> None:
