@@ -18,7 +18,7 @@ from rclpy.node import Node
 from rclpy.subscription import Subscription
 
 from offload_ros.msg import Packet
-from offload_ros.nodes.topics import PACKETS
+from offload_ros.nodes.topics import packets_qos
 
 WAIT_NS = 500_000_000
 BURST = 64  # packets of one topic before another one has its turn
@@ -44,10 +44,12 @@ class PacketReader:
         self._thread = threading.Thread(target=self._read, name='packets', daemon=True)
         self._thread.start()
 
-    def add(self, topic: str, receive: Callable[[bytes], None]) -> Subscription:
+    def add(
+        self, topic: str, receive: Callable[[bytes], None], max_packet_bytes: int
+    ) -> Subscription:
         """Call ``receive`` with each packet of ``topic``, serialised, in the reader's thread."""
         subscription = self._node.create_subscription(
-            Packet, topic, lambda _: None, PACKETS, raw=True
+            Packet, topic, lambda _: None, packets_qos(max_packet_bytes), raw=True
         )
         with self._lock:
             self._sources += (_Source(subscription, receive),)

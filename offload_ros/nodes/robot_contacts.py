@@ -41,11 +41,10 @@ from offload_ros.wire.handshake_messages import (
     read,
 )
 from offload_ros.wire.heartbeat_proof import HeartbeatProof
-from offload_ros.wire.host import credit_for, host_token
+from offload_ros.wire.host import credit_for, host_token, monitor_for
 from offload_ros.wire.incoming import Incoming, ReceiveLimits, State
 from offload_ros.wire.key_file import PresharedKey
 from offload_ros.wire.link_exchange import TICK_S, LinkExchange
-from offload_ros.wire.link_monitor import LinkMonitor
 from offload_ros.wire.outgoing import URGENT_PRIORITY, Outgoing
 from offload_ros.wire.tensors import Limits, WireError
 
@@ -195,19 +194,20 @@ class RobotContacts:
             return
         if name in self._robots:
             self._end(name, 'began a new session')
-        monitor = LinkMonitor()
+        credit = credit_for(self._host, established.host)
+        monitor = monitor_for(self._host, established.host)
         connection = Connection(
             ReceiveLimits(self._limits.total_bytes + HEADER_ROOM_BYTES),
-            credit_for(self._host, established.host),
+            credit,
             established.seal_down,
             established.seal_up,
             monitor.on_sample,
             established.server_salts,
         )
         uplink, downlink = packet_topics(name, self._engine.name, self._engine.session)
-        publisher = self._wire.packets_to(downlink)
+        publisher = self._wire.packets_to(downlink, credit.max_chunk_bytes)
         channel = Channel(publisher.publish, connection, f'channel to {name}')
-        subscription = self._wire.packets_from(uplink, channel.receive)
+        subscription = self._wire.packets_from(uplink, channel.receive, credit.max_chunk_bytes)
 
         def close() -> None:
             channel.close(f'robot {name} is gone')

@@ -49,11 +49,10 @@ from offload_ros.wire.handshake_messages import (
     read,
 )
 from offload_ros.wire.heartbeat_proof import Freshness, HeartbeatGuard, HeartbeatProof
-from offload_ros.wire.host import credit_for, host_token
+from offload_ros.wire.host import credit_for, host_token, monitor_for
 from offload_ros.wire.incoming import Incoming, ReceiveLimits, State
 from offload_ros.wire.key_file import PresharedKey
 from offload_ros.wire.link_exchange import TICK_S, LinkExchange
-from offload_ros.wire.link_monitor import LinkMonitor
 from offload_ros.wire.outgoing import URGENT_PRIORITY, Outgoing
 from offload_ros.wire.tensors import Limits, WireError
 
@@ -334,21 +333,22 @@ class ServerContacts:
         said = self._hearsay.pop(name, None)
         if said is not None and said.session == session:
             self._take_up(said, known=True)
-        monitor = LinkMonitor()
+        credit = credit_for(self._host, established.host)
+        monitor = monitor_for(self._host, established.host)
         connection = Connection(
             ReceiveLimits(self._limits.total_bytes + HEADER_ROOM_BYTES),
-            credit_for(self._host, established.host),
+            credit,
             established.seal_up,
             established.seal_down,
             monitor.on_sample,
             established.robot_salts,
         )
         uplink, downlink = packet_topics(self.client.robot, name, session)
-        publisher = self._wire.packets_to(uplink)
+        publisher = self._wire.packets_to(uplink, credit.max_chunk_bytes)
         send, end_up = self.emulation.through(publisher.publish)
         channel = Channel(send, connection, f'channel to {name}')
         receive, end_down = self.emulation.through(channel.receive)
-        subscription = self._wire.packets_from(downlink, receive)
+        subscription = self._wire.packets_from(downlink, receive, credit.max_chunk_bytes)
 
         def close() -> None:
             channel.close(f'server {name} is lost')

@@ -15,8 +15,8 @@ SESSION_SILENT_S = 2.0  # a robot silent for this long is gone
 
 CONTROL = QoSProfile(depth=10)
 HANDSHAKE = QoSProfile(depth=64)  # of all robots together
-# A reader must hold two windows of the smallest packets; DDS resends what the network lost.
-PACKETS = QoSProfile(depth=256)
+PACKETS = 256  # a reader must hold two windows of the smallest ones; DDS resends what was lost
+FEWEST_PACKETS, PACKETS_BYTES = 32, 64_000_000
 SENSOR = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
 STATUS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # DDS tells the reader when a heartbeat is overdue or its writer is gone; which server that was, and
@@ -28,6 +28,15 @@ HEARTBEAT = QoSProfile(
     liveliness=LivelinessPolicy.AUTOMATIC,
     liveliness_lease_duration=Duration(seconds=4 * HEARTBEAT_S),
 )
+
+
+def packets_qos(max_packet_bytes: int) -> QoSProfile:
+    """For ``Packet`` of at most so many bytes of data.
+
+    Fast DDS keeps one buffer for each of ``depth`` packets, each as large as the largest that it
+    ever held, so fewer where packets are large: of these few are under way at a time.
+    """
+    return QoSProfile(depth=min(PACKETS, max(FEWEST_PACKETS, PACKETS_BYTES // max_packet_bytes)))
 
 
 def handshake_topic(node: str) -> str:

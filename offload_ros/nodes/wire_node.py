@@ -22,7 +22,7 @@ import torch
 from offload_ros.models.model import runtime_description
 from offload_ros.msg import Handshake, Packet
 from offload_ros.nodes.packet_reader import PacketReader
-from offload_ros.nodes.topics import HANDSHAKE, PACKETS
+from offload_ros.nodes.topics import HANDSHAKE, packets_qos
 from offload_ros.wire.handshake_messages import Runtime
 
 SPIN_S = 0.5  # how long the thread may not notice that it should end
@@ -56,13 +56,15 @@ class WireNode:
         """A subscription."""
         return self.node.create_subscription(kind, topic, call, qos)
 
-    def packets_from(self, topic: str, receive: Callable[[bytes], None]) -> Subscription:
+    def packets_from(
+        self, topic: str, receive: Callable[[bytes], None], max_packet_bytes: int
+    ) -> Subscription:
         """Packets in their serialised form, in the reader's thread."""
-        return self._reader.add(topic, receive)
+        return self._reader.add(topic, receive, max_packet_bytes)
 
-    def packets_to(self, topic: str) -> Publisher:
+    def packets_to(self, topic: str, max_packet_bytes: int) -> Publisher:
         """A publisher that takes packets in their serialised form."""
-        return self.node.create_publisher(Packet, topic, PACKETS)
+        return self.node.create_publisher(Packet, topic, packets_qos(max_packet_bytes))
 
     def handshakes_to(self, topic: str) -> Publisher:
         """A publisher of ``Handshake``."""

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from offload_ros.models.errors import ConfigError
+from offload_ros.wire.link_monitor import LinkMonitor
 from offload_ros.wire.window import Credit
 
 # Set by launch files: UDP has no congestion control, and access points hold some 300 kB.
@@ -15,6 +16,7 @@ BOOT_ID = Path('/proc/sys/kernel/random/boot_id')
 SHARED_MEMORY = Path('/dev/shm')
 LOCAL_CHUNK_BYTES = 2 << 20  # shared memory: few messages, and both sides copy at a time
 LOCAL_WINDOW_BYTES = 16 << 20
+LOCAL_PROBE_BYTES = 240_000  # there is little to learn, and a probe travels as one packet
 
 
 def host_token() -> str:
@@ -44,3 +46,8 @@ def credit_for(own: str, peer: str) -> Credit:
         return Credit(max_window_bytes=int(limit))
     except ValueError:
         raise ConfigError(f'{MAX_WINDOW} is {limit!r}, a number of bytes is wanted') from None
+
+
+def monitor_for(own: str, peer: str) -> LinkMonitor:
+    """What learns the link to a peer with this token."""
+    return LinkMonitor(max_probe_bytes=LOCAL_PROBE_BYTES) if own and own == peer else LinkMonitor()

@@ -29,10 +29,8 @@ PIECE_ARRIVALS = 3  # a receiver that woke late takes several packets at once: a
 TCP_IDLE_S = 0.2  # after that, TCP begins again with a small window ...
 RAMP_ROUND_TRIPS = 5  # ... and needs so many to fill the link
 SINGLES, SINGLE_BYTES, SINGLE_S = 8, 16_000, 0.002  # packets that were alone on the link
-SMALL_BYTES, BASE_SPAN_S = (
-    4_000,
-    10.0,
-)  # the shortest round trip of so long a time is the link's own
+SMALL_BYTES = 4_000
+BASE_SPAN_S = 10.0  # the shortest round trip of so long is the link's own
 SILENCE_S = 0.3  # longer than TCP's first retransmission timeout, 0.2 s
 CHUNK_S, MAX_CHUNK_BYTES = 0.008, 60_000  # what a connection sends at once
 FRESH_S = 0.5
@@ -83,8 +81,13 @@ class LinkMonitor:
     few microseconds. All methods may be called from any thread. ``clock``: steady, in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        max_probe_bytes: int = MAX_PROBE_BYTES,
+    ) -> None:
         self._clock = clock
+        self._max_probe_bytes = max_probe_bytes
         self._lock = threading.Lock()
         self._pieces: deque[_Piece] = deque(maxlen=KEPT)
         self._last: AckSample | None = None
@@ -216,7 +219,7 @@ class LinkMonitor:
         # One that told nothing was over too soon: the link is faster than it was.
         longer = 2 * self._probe_longer if since_s <= found.age_s and since_s < math.inf else 1
         size = longer * (int(PROBE_S * found.bytes_per_s) if known else FIRST_PROBE_BYTES)
-        size = min(max(size, LEAST_PROBE_BYTES), MAX_PROBE_BYTES)
+        size = min(max(size, LEAST_PROBE_BYTES), self._max_probe_bytes)
         if known and since_s < size / (PROBE_SHARE * found.bytes_per_s):
             return 0
         self._probed_s, self._probe_longer = now_s, longer

@@ -31,9 +31,9 @@ from offload_ros.nodes.topics import (
     HANDSHAKE,
     HEARTBEAT,
     HEARTBEAT_TOPIC,
-    PACKETS,
     handshake_topic,
     packet_topics,
+    packets_qos,
 )
 from offload_ros.nodes.wire_node import runtime_of
 from offload_ros.wire.channel import Channel, key_of
@@ -213,8 +213,8 @@ class Eavesdropper(Tap):
         self._counter = itertools.count()
         self._lock = threading.Lock()
         uplink, downlink = packet_topics(robot, server, session)
-        self.up = Tap(listener, PacketMessage, uplink, PACKETS)
-        super().__init__(listener, PacketMessage, downlink, PACKETS)
+        self.up = Tap(listener, PacketMessage, uplink, packets_qos(60_000))
+        super().__init__(listener, PacketMessage, downlink, packets_qos(60_000))
 
     def take(self, received: bytes) -> None:
         """A packet to the robot: put the replies together."""

@@ -344,6 +344,18 @@ def test_two_channels_exchange_what_they_know():
     assert state.up_low_bytes_per_s < state.up_bytes_per_s < state.up_high_bytes_per_s
 
 
+@pytest.mark.parametrize('limit', [None, 240_000])
+def test_probes_of_a_link_that_is_ever_faster_grow_up_to_a_limit(clock, limit):
+    monitor = LinkMonitor(clock) if limit is None else LinkMonitor(clock, limit)
+    sizes = []
+    for _ in range(20):  # none of them tells anything
+        clock.now_s += 10.0
+        sizes.append(monitor.wants_probe())
+    assert sizes[0] == 120_000
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == (limit or 1_120_000)
+
+
 REPORT = struct.Struct('<Bdddd')
 
 
