@@ -92,10 +92,12 @@ class DdsEnd:
         self._wire = WireNode(self._node)
         ways = ('/transport/up', '/transport/down')
         out, back = ways if name == 'robot' else ways[::-1]
-        publisher = self._wire.packets_to(out)
         credit = credit_for('host', 'host' if same_host else 'other')
+        publisher = self._wire.packets_to(out, credit.max_chunk_bytes)
         self.channel = Channel(publisher.publish, Connection(ReceiveLimits(64 << 20), credit))
-        self._subscription = self._wire.packets_from(back, self.channel.receive)
+        self._subscription = self._wire.packets_from(
+            back, self.channel.receive, credit.max_chunk_bytes
+        )
         self._wire.start()
 
     def close(self) -> None:

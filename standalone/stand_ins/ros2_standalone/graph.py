@@ -2,6 +2,7 @@
 """A node for one command, and what it waits for: there is no daemon that knows the graph."""
 
 import os
+from pathlib import Path
 import time
 
 from rclpy.context import Context
@@ -11,6 +12,7 @@ from rclpy.node import Node
 # Fast DDS mostly discovers within 0.3 s; in about one start of four it was measured to take up
 # to 3.2 s (the cause was not found).
 FOUND_WITHIN_S = 3.6
+PROFILES = 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
 ARGUMENTS = '--spin-time=0.0 --no-daemon '
 HIDDEN = ARGUMENTS + '--include-hidden-nodes '
 
@@ -28,6 +30,8 @@ class Graph:
     def __init__(self, found_within_s):
         self._found_within_s, self._context = found_within_s, Context()
         # rclpy's signal handlers stay away: Python's raise where the command is, every 0.1 s
+        if not any(os.environ.get(name) for name in PROFILES):
+            os.environ[PROFILES[0]] = str(Path(__file__).with_name('fastdds.xml'))
         self._context.init(args=[])
         self.node = Node(f'_ros2cli_{os.getpid()}', context=self._context,
                          start_parameter_services=False, enable_rosout=False)
