@@ -6,6 +6,7 @@ REQUIRES = [
     'cryptography>=3.4',
     'lz4>=3.1',
     'matplotlib>=3.5',
+    'msgpack>=1.0',
     'numpy>=1.21',
     'opencv-python-headless>=4.5',
     'PyYAML>=5.4',

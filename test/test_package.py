@@ -17,7 +17,10 @@ CODE = sorted((ROOT / 'offload_ros').rglob('*.py'))
 @pytest.mark.parametrize('file', CODE, ids=lambda file: str(file.relative_to(ROOT)))
 def test_nothing_is_unpickled_or_evaluated(file: Path) -> None:
     text = file.read_text()
-    assert not re.search(r'\bpickle\b|\bmarshal\b|(?<![.\w])eval\(|(?<!\.)\bexec\(', text)
+    # A robot's own calls become the text of a function in matching.py: positions, no values.
+    allowed = 1 if file.name == 'matching.py' else 0
+    forbidden = r'\bpickle\b|\bmarshal\b|(?<![.\w])eval\(|(?<!\.)\bexec\('
+    assert len(re.findall(forbidden, text)) == allowed
     # The one place that opens a torch.export archive, from a path in a local file, is sources.py.
     assert 'torch.load(' not in text
     assert ('torch.export.load(' in text) == (file.name == 'sources.py')

@@ -65,6 +65,7 @@ class Channel:
         self._unclaimed: OrderedDict[int, Incoming] = OrderedDict()
         self._asked_s = math.inf  # when the thread looks again
         self._closed = ''
+        self._on_close: list[Callable[[str], None]] = []
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -195,9 +196,20 @@ class Channel:
         if self._thread is not threading.current_thread():
             self._thread.join(5.0)
 
+    def when_closed(self, call: Callable[[str], None]) -> None:
+        """``call(why)`` when it is closed, by whomever; at once if it is so already."""
+        with self._lock:
+            if not self._closed:
+                self._on_close.append(call)
+                return
+        call(self._closed)
+
     def _after_change(self) -> list[Callable[[], None]]:
         """What to tell consumers once the lock, which the caller holds, is free: they may send."""
         calls: list[Callable[[], None]] = []
+        if self._closed:
+            calls += [partial(call, self._closed) for call in self._on_close]
+            self._on_close = []
         if self._connection.has_news:
             arrivals, ended = self._connection.take_news()
             for transfer in arrivals:

@@ -19,6 +19,7 @@ from offload_ros.wire.exchange import Kind, Reply, Request
 if TYPE_CHECKING:
     from offload_ros.models.model import Model
     from offload_ros.strategy import Frame
+    from offload_ros.wire.channel import Channel
 
 
 def new_session() -> str:
@@ -63,7 +64,9 @@ class OffloadClient:
         self.directory = directory
         self.preferred_server = ''
         self.routes: Mapping[str, str] = {}  # model name -> server name, from a fleet planner
-        self.link_state: Callable[[str], LinkState] = lambda _: LinkState()  # by server name
+        # By server name: what is known of the link, and the channel while there is one.
+        self.link_state: Callable[[str], LinkState] = lambda _: LinkState()
+        self.channel_to: Callable[[str], Channel | None] = lambda _: None
         self._transmit = transmit
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()

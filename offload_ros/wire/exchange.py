@@ -14,6 +14,8 @@ REQUESTS = 1  # robot to server; the reply has the same key the other way
 CANCELS = 2
 REPORTS = 3  # of the link monitors to each other
 PROBES = 4  # measure the link; thrown away
+OPERATORS = 5  # of transparent programs to the server, and its answers (``rrto.messages``)
+CREDITS = 6  # how much of ``OPERATORS`` the receiver has done
 
 
 class Status(enum.IntEnum):

@@ -45,14 +45,23 @@ class TransferError(Exception):
 
 @dataclass(frozen=True)
 class ReceiveLimits:
-    """What one peer may make a receiver hold: ``total_bytes`` in all, in at most ``transfers``."""
+    """What one peer may make a receiver hold: ``total_bytes`` in all, in at most ``transfers`` of
+    at most ``transfer_bytes`` (0: as much) each."""
 
     total_bytes: int = 64 << 20
     transfers: int = 64
+    transfer_bytes: int = 0
 
     def __post_init__(self) -> None:
-        if self.total_bytes < 1 or self.transfers < 1:
-            raise ValueError('total_bytes and transfers must be at least 1')
+        if self.total_bytes < 1 or self.transfers < 1 or self.transfer_bytes < 0:
+            raise ValueError(
+                'total_bytes and transfers must be at least 1, transfer_bytes at least 0'
+            )
+
+    @property
+    def largest_bytes(self) -> int:
+        """Of one transfer."""
+        return self.transfer_bytes or self.total_bytes
 
 
 class Incoming:
@@ -319,8 +328,8 @@ class Reassembly:
             return f'a transfer of {total} bytes, {len(destination)} are wanted'
         if len(self._active) >= limits.transfers:
             return f'{limits.transfers} transfers are under way'
-        if total > limits.total_bytes:
-            return f'a transfer of {total} bytes, at most {limits.total_bytes} are allowed'
+        if total > limits.largest_bytes:
+            return f'a transfer of {total} bytes, at most {limits.largest_bytes} are allowed'
         if self._held_bytes + total > limits.total_bytes:
             return f'{self._held_bytes} bytes are under way, {total} more are too many'
         return ''
