@@ -133,6 +133,7 @@ def strategy_names() -> list[str]:
     """Names of all strategies of this package, sorted."""
     importlib.import_module('offload_ros.baselines.device')
     importlib.import_module('offload_ros.baselines.server')
+    importlib.import_module('offload_ros.rrto.strategy')
     return sorted(_REGISTRY)
 
 

@@ -126,6 +126,7 @@ def model_status_message(pipeline: Pipeline, server: str) -> ModelStatus:
     message.server = server
     if last is not None:
         message.strategy_used = last.strategy_used
+        message.plan = last.plan
         message.reason = last.error or last.reason
     message.rate_hz = statistics.rate_hz()
     message.robot_ms = 1000.0 * statistics.median_s('robot_s')

@@ -81,3 +81,15 @@ def keep_freed_memory() -> None:
     mallopt(M_MMAP_THRESHOLD, 1 << 30)
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(M_TOP_PAD, 64 << 20)
+
+
+def give_back_freed_memory() -> None:
+    """Let the system have what malloc keeps, in all threads: after something large has ended.
+
+    Does nothing where libc is not glibc.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return
+    trim(0)

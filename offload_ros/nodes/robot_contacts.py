@@ -23,7 +23,8 @@ from offload_ros.nodes.topics import (
     valid_node_name,
     valid_topic,
 )
-from offload_ros.nodes.wire_node import WireNode, handshake_message
+from offload_ros.nodes.wire_node import WireNode, handshake_message, receive_limits
+from offload_ros.rrto.host import OperatorHost
 from offload_ros.server.engine import Engine
 from offload_ros.wire.channel import Channel, key_of, number_of
 from offload_ros.wire.coding import LinkCoder
@@ -42,14 +43,13 @@ from offload_ros.wire.handshake_messages import (
 )
 from offload_ros.wire.heartbeat_proof import HeartbeatProof
 from offload_ros.wire.host import credit_for, host_token, monitor_for
-from offload_ros.wire.incoming import Incoming, ReceiveLimits, State
+from offload_ros.wire.incoming import Incoming, State
 from offload_ros.wire.key_file import PresharedKey
 from offload_ros.wire.link_exchange import TICK_S, LinkExchange
 from offload_ros.wire.outgoing import URGENT_PRIORITY, Outgoing
 from offload_ros.wire.tensors import Limits, WireError
 
 KEEP_S = 0.05
-HEADER_ROOM_BYTES = 1 << 20
 MAX_DOORS = 256  # topics to robots that asked for a session
 
 
@@ -78,9 +78,11 @@ class RobotContacts:
         runtime: Runtime,
         device: str,
         limits: Limits,
+        programs: OperatorHost,
         key: PresharedKey | None = None,
     ) -> None:
         self._engine = engine
+        self._programs = programs
         self._runtime = runtime
         self._device = device
         self._limits = limits
@@ -197,7 +199,7 @@ class RobotContacts:
         credit = credit_for(self._host, established.host)
         monitor = monitor_for(self._host, established.host)
         connection = Connection(
-            ReceiveLimits(self._limits.total_bytes + HEADER_ROOM_BYTES),
+            receive_limits(self._limits),
             credit,
             established.seal_down,
             established.seal_up,
@@ -209,7 +211,10 @@ class RobotContacts:
         channel = Channel(publisher.publish, connection, f'channel to {name}')
         subscription = self._wire.packets_from(uplink, channel.receive, credit.max_chunk_bytes)
 
+        program = self._programs.serve(channel, name)
+
         def close() -> None:
+            program.close()
             channel.close(f'robot {name} is gone')
             self._wire.destroy(publisher, subscription)
 

@@ -22,10 +22,11 @@ from offload_ros.models.model import Model, load_model
 from offload_ros.nodes.diagnostics import server_diagnostics
 from offload_ros.nodes.managed import BringUpError, ManagedNode
 from offload_ros.nodes.parameters import declare, key_of_node, pacer_of_node, value_of
-from offload_ros.nodes.process import run_node
+from offload_ros.nodes.process import give_back_freed_memory, run_node
 from offload_ros.nodes.robot_contacts import RobotContacts
 from offload_ros.nodes.wire_node import runtime_of
 from offload_ros.robot.pacing import Pacer
+from offload_ros.rrto.host import OperatorHost
 from offload_ros.server.engine import Engine
 from offload_ros.srv import SetModel
 from offload_ros.wire.client import new_session
@@ -61,6 +62,29 @@ class OffloadServer(ManagedNode):
             'key_file',
             '',
             'only robots with the same key may use this server, encrypted; empty: all may',
+        )
+        declare(
+            self,
+            'rrto.sessions',
+            8,
+            'transparent programs at a time, 0: none; read when activated',
+            0,
+            1000,
+        )
+        declare(
+            self,
+            'rrto.memory_mb',
+            4096.0,
+            'tensors of one program (MB); read when activated',
+            1.0,
+            1e6,
+        )
+        declare(
+            self,
+            'rrto.operators',
+            '',
+            'operators beside those of aten that programs may run, as "torchvision::nms, my::op"; '
+            'read when activated',
         )
         self._configs: dict[str, ModelConfig] = {}
         self._engine: Engine | None = None
@@ -98,7 +122,14 @@ class OffloadServer(ManagedNode):
         )
         self._engine = engine
         runtime = runtime_of(device)
-        self._robots = RobotContacts(self, engine, runtime, device, self._limits, key)
+        programs = OperatorHost(
+            device,
+            value_of(self, 'rrto.sessions'),
+            int(value_of(self, 'rrto.memory_mb') * 1e6),
+            [name.strip() for name in value_of(self, 'rrto.operators').split(',') if name.strip()],
+            give_back_freed_memory,
+        )
+        self._robots = RobotContacts(self, engine, runtime, device, self._limits, programs, key)
         # Liveness counts real time, also when a simulation's /clock stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers_active = [

@@ -29,7 +29,7 @@ from offload_ros.nodes.topics import (
     valid_node_name,
     valid_topic,
 )
-from offload_ros.nodes.wire_node import WireNode, handshake_message
+from offload_ros.nodes.wire_node import WireNode, handshake_message, receive_limits
 from offload_ros.strategy import LinkState
 from offload_ros.wire.channel import Channel, key_of, number_of
 from offload_ros.wire.client import OffloadClient, new_session
@@ -50,14 +50,13 @@ from offload_ros.wire.handshake_messages import (
 )
 from offload_ros.wire.heartbeat_proof import Freshness, HeartbeatGuard, HeartbeatProof
 from offload_ros.wire.host import credit_for, host_token, monitor_for
-from offload_ros.wire.incoming import Incoming, ReceiveLimits, State
+from offload_ros.wire.incoming import Incoming, State
 from offload_ros.wire.key_file import PresharedKey
 from offload_ros.wire.link_exchange import TICK_S, LinkExchange
 from offload_ros.wire.outgoing import URGENT_PRIORITY, Outgoing
 from offload_ros.wire.tensors import Limits, WireError
 
 WATCH_S = HEARTBEAT_S / 4
-HEADER_ROOM_BYTES = 1 << 20
 
 
 @dataclass
@@ -93,7 +92,9 @@ class ServerContacts:
         robot = node.get_fully_qualified_name()
         self.client = OffloadClient(robot, new_session(), self.directory, self.transmit)
         self.client.link_state = self.link_state
+        self.client.channel_to = self.channel_to
         self.emulation = Emulation()
+        self.refused = ''  # why a server that is there cannot be used
         self._log = node.get_logger()
         self._limits = limits
         self._host = host_token()
@@ -107,7 +108,7 @@ class ServerContacts:
         self._hearsay: dict[str, ServerState] = {}  # what servers of unproven sessions said last
         self._ready: set[tuple[str, str]] = set()  # servers and sessions that were announced
         self._watched_s = time.monotonic()
-        self._wire = WireNode(node)
+        self._wire = WireNode(node, self._on_shutdown)
         self._wire.subscribe(Handshake, handshake_topic(robot), self._on_handshake, HANDSHAKE)
         self._wire.subscribe(ServerHeartbeat, HEARTBEAT_TOPIC, self._on_heartbeat, HEARTBEAT)
         self._wire.every(WATCH_S, self._watch)
@@ -142,6 +143,11 @@ class ServerContacts:
         peer = self._peers.get(server)
         return peer.exchange.state() if peer is not None else LinkState()
 
+    def channel_to(self, server: str) -> Channel | None:
+        """The open channel to a server that has answered on it."""
+        peer = self._peers.get(server)
+        return peer.channel if peer is not None and peer.packets else None
+
     def links(self) -> list[LinkStatus]:
         """The link to each connected server, for the status message."""
         return [
@@ -172,6 +178,11 @@ class ServerContacts:
         for name in list(self._peers):
             self._drop_peer(name)
         self._wire.close()
+
+    def _on_shutdown(self) -> None:
+        """Nothing is heard any more: who waits for a server must not wait for ever."""
+        for peer in list(self._peers.values()):
+            peer.channel.close('ROS was shut down in this process (Ctrl-C?)')
 
     def _on_sent(self, seq: int, sent: Outgoing) -> None:
         if sent.state not in (State.DONE, State.CANCELLED):
@@ -270,11 +281,11 @@ class ServerContacts:
         if self._proof is None:
             return Freshness.FRESH
         if not self._proof.check(heartbeat_fields(message), message.counter, message.proof):
-            self._log.warning(
+            self.refused = (
                 f'a heartbeat of {message.server} is not proven by this key: dropped (give robot '
-                'and server the same key file)',
-                throttle_duration_sec=10.0,
+                'and server the same key file)'
             )
+            self._log.warning(self.refused, throttle_duration_sec=10.0)
             return Freshness.STALE
         return self._guard.take(message.server, message.session, message.counter)
 
@@ -314,7 +325,8 @@ class ServerContacts:
         try:
             confirm, established = self._handshake.on_welcome(data)
         except HandshakeRefused as error:
-            self._log.error(str(error), throttle_duration_sec=10.0)
+            self.refused = str(error)
+            self._log.error(self.refused, throttle_duration_sec=10.0)
             return
         except HandshakeError as error:
             self._log.debug(f'a handshake is dropped: {error}')
@@ -336,7 +348,7 @@ class ServerContacts:
         credit = credit_for(self._host, established.host)
         monitor = monitor_for(self._host, established.host)
         connection = Connection(
-            ReceiveLimits(self._limits.total_bytes + HEADER_ROOM_BYTES),
+            receive_limits(self._limits),
             credit,
             established.seal_up,
             established.seal_down,

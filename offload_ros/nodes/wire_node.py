@@ -23,15 +23,22 @@ from offload_ros.models.model import runtime_description
 from offload_ros.msg import Handshake, Packet
 from offload_ros.nodes.packet_reader import PacketReader
 from offload_ros.nodes.topics import HANDSHAKE, packets_qos
+from offload_ros.rrto.channel_link import MAX_PIECE_BYTES, MAX_TRANSFERS, ROOM_BYTES
 from offload_ros.wire.handshake_messages import Runtime
+from offload_ros.wire.incoming import ReceiveLimits
+from offload_ros.wire.tensors import Limits
 
+HEADER_ROOM_BYTES = 1 << 20
+REQUESTS = 64  # under way at once
 SPIN_S = 0.5  # how long the thread may not notice that it should end
 
 
 class WireNode:
-    """Topics and timers of ``owner`` whose callbacks run in the wire's thread."""
+    """Topics and timers of ``owner`` whose callbacks run in the wire's thread; so does
+    ``on_shutdown``, when somebody else has shut the context down."""
 
-    def __init__(self, owner: Node) -> None:
+    def __init__(self, owner: Node, on_shutdown: Callable[[], None] = lambda: None) -> None:
+        self._on_shutdown = on_shutdown
         self.node = _hidden_node(owner, 'wire')
         self._packet_node = _hidden_node(owner, 'packets')
         self._reader = PacketReader(self._packet_node)
@@ -102,6 +109,7 @@ class WireNode:
             try:
                 self._executor.spin_once(timeout_sec=SPIN_S)
             except ExternalShutdownException:
+                self._on_shutdown()
                 return
             except Exception as error:  # one bad callback must not end the robot's contact
                 text = f'in the contact with the other side: {type(error).__name__}: {error}'
@@ -129,3 +137,14 @@ def handshake_message(data: bytes) -> Handshake:
 def runtime_of(device: str) -> Runtime:
     """What this process computes with on ``device``, for the handshake."""
     return Runtime(torch.__version__, torch.get_num_threads(), runtime_description(device))
+
+
+def receive_limits(limits: Limits) -> ReceiveLimits:
+    """Of a channel between robot and server: requests or replies within ``limits``, and beside
+    them the operators of a program."""
+    largest = limits.total_bytes + HEADER_ROOM_BYTES
+    return ReceiveLimits(
+        total_bytes=largest + ROOM_BYTES,
+        transfers=REQUESTS + MAX_TRANSFERS,
+        transfer_bytes=max(largest, MAX_PIECE_BYTES),
+    )

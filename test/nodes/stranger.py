@@ -36,6 +36,7 @@ from offload_ros.nodes.topics import (
     packets_qos,
 )
 from offload_ros.nodes.wire_node import runtime_of
+from offload_ros.rrto.host import OperatorHost
 from offload_ros.wire.channel import Channel, key_of
 from offload_ros.wire.client import new_session
 from offload_ros.wire.exchange import REQUESTS, Reply, Request
@@ -162,7 +163,7 @@ class Liar(RobotContacts):
             submit=self._submit,
         )
         self._own_node = own_node(domain, name)
-        super().__init__(self._own_node, engine, runtime_of('cpu'), 'cpu', Limits())
+        super().__init__(self._own_node, engine, runtime_of('cpu'), 'cpu', Limits(), OperatorHost())
 
     def _submit(self, request: Request, answer: Callable[[Reply], None]) -> None:
         self.asked += 1

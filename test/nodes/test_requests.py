@@ -133,8 +133,8 @@ def test_bad_requests_get_error_replies_and_the_server_lives(
             assert text in reply.detail, f'{name}: {reply.detail}'
             assert not reply.outputs
         # More than may come at all is refused before memory is taken.
-        sent = stranger.send(2000, bytes(3_000_000))
-        with pytest.raises(TransferError, match='3000000 bytes, at most 2048576 are allowed'):
+        sent = stranger.send(2000, bytes(9_000_000))
+        with pytest.raises(TransferError, match='9000000 bytes, at most 8388624 are allowed'):
             sent.wait(20.0)
         assert sent.state is State.REFUSED
         # A good one is answered all the same, once.

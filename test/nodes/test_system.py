@@ -248,7 +248,11 @@ def test_parameter_is_effective_on_the_next_frame(everything: dict[str, Any]) ->
     [
         ('conv.deadline_ms', '0.5', 'out of range Min: 1.0'),
         ('conv.deadline_ms', '100', 'Wrong parameter type'),
-        ('conv.strategy', 'teleport', "there is no strategy 'teleport'; there are device, server"),
+        (
+            'conv.strategy',
+            'teleport',
+            "there is no strategy 'teleport'; there are device, rrto, server",
+        ),
         ('models_file', 'other.yaml', 'models_file is read when configured'),
         ('threads', '2', 'read-only'),
         ('conv.variant', 'large', "has no variant 'large'"),

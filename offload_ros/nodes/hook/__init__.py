@@ -1,0 +1,1 @@
+"""A folder for PYTHONPATH: its ``sitecustomize`` offloads the programs that are started with it."""
