@@ -15,7 +15,7 @@ demo: setup
 	@$(ENV) && ros2 run offload_ros demo $(DEMO_ARGS)
 
 test: lint
-	@$(ENV) && pytest -m 'not long'
+	@$(ENV) && scripts/retest -m 'not long'
 
 test-long: lint
 	@$(ENV) && pytest
