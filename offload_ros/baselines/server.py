@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 import threading
 
+from offload_ros.cuts.whole_record import WholeRecorder
 from offload_ros.models.model import Model
 from offload_ros.robot.window import Window
 from offload_ros.strategy import Frame, Link, LinkState, Prediction, Result, Unanswered, register
@@ -34,6 +36,7 @@ class ServerStrategy:
 
         self._model = model
         self._client = link.client
+        self._recorder = WholeRecorder(model)
         self._runtime = runtime_description(str(model.device))
 
     def predict(self, state: LinkState) -> Prediction:
@@ -66,9 +69,10 @@ class ServerStrategy:
         bytes_down = reply.tensor_bytes
         # Two machines' clocks are never compared: what the server did not spend was the link's.
         link_s = max(0.0, round_trip_s - reply.server_s)
-        up_share = uplink_share(self._client.link_state(server.name), bytes_up, bytes_down)
+        state = self._client.link_state(server.name)
+        up_share = uplink_share(state, bytes_up, bytes_down)
         exact = server.runtime == self._runtime
-        return Result(
+        result = Result(
             reply.outputs,
             plan=f'server {server.name}',
             exact=exact,
@@ -79,6 +83,12 @@ class ServerStrategy:
             bytes_up=bytes_up,
             bytes_down=bytes_down,
         )
+        self._recorder.on_server(frame.inputs, state, round_trip_s, result)
+        return result
+
+    def record(self, path: Path) -> None:
+        """Write what happens when in the next inference to ``path``."""
+        self._recorder.ask(path)
 
     def cancel(self, seq: int) -> None:
         with self._lock:
