@@ -1,0 +1,1 @@
+"""Layer cuts for real: robot and server compute one graph together, over the channel."""
