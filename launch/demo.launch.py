@@ -66,14 +66,17 @@ def generate_launch_description():
                 'robot.launch.py',
                 namespace=LaunchConfiguration('namespace'),
                 models_file=LaunchConfiguration('models_file'),
+                params_file=os.path.join(config, 'robot.yaml'),
                 threads='1',
                 use_sim_time='true',
             ),
-            # Arguments of an included file stay set for the next ones; a server has no namespace.
+            # Arguments of an included file stay set for the next ones: a server has no namespace,
+            # and parameters of its own.
             included(
                 'server.launch.py',
                 IfCondition(LaunchConfiguration('server')),
                 namespace='',
+                params_file=os.path.join(config, 'server.yaml'),
                 threads='1',  # three processes share this machine
                 models_file=LaunchConfiguration('models_file'),
             ),

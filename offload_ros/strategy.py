@@ -95,7 +95,12 @@ class StrategyRefused(ValueError):
 
 
 class Strategy(Protocol):
-    """One way to run the inferences of one model."""
+    """One way to run the inferences of one model.
+
+    Optional: where ``aims`` is true, ``aim(goal, answer_s)`` tells what to plan for, before the
+    first frame and whenever that changes (``policy.goal``; see ``cuts.strategy``). ``record(path)``
+    asks for a timeline of the next inference.
+    """
 
     def prepare(self, model: Model, link: Link) -> None:
         """Get ready; ``StrategyRefused`` when this model cannot be run this way."""
@@ -133,6 +138,8 @@ def strategy_names() -> list[str]:
     """Names of all strategies of this package, sorted."""
     importlib.import_module('offload_ros.baselines.device')
     importlib.import_module('offload_ros.baselines.server')
+    importlib.import_module('offload_ros.cuts.strategy')
+    importlib.import_module('offload_ros.intra_dp.strategy')
     importlib.import_module('offload_ros.rrto.strategy')
     return sorted(_REGISTRY)
 

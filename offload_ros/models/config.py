@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from offload_ros.models.errors import ConfigError
+from offload_ros.policy.goal import Goal
 
 NAME = re.compile(r'[a-z][a-z0-9_]*\Z')
 NAME_RULE = 'lower-case letters, digits and _, beginning with a letter'
@@ -145,7 +146,10 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One entry of ``models.yaml``; ``alternatives`` are its other variants, on the same inputs."""
+    """One entry of ``models.yaml``; ``alternatives`` are its other variants, on the same inputs.
+
+    ``objective``: what plans are for (``goal_of``), of strategies that take one.
+    """
 
     name: str
     source: Source
@@ -155,6 +159,9 @@ class ModelConfig:
     outputs: tuple[str, ...] = ('output',)
     deadline_ms: float = 1000.0
     strategy: str = 'server'
+    objective: str = 'latency'
+    objective_deadline_ms: float = 0.0
+    objective_weight: float = 0.5
     sync_slop_ms: float = 50.0
     alternatives: tuple[ModelConfig, ...] = ()
 
@@ -167,6 +174,11 @@ class ModelConfig:
         """Inputs whose bytes are coded by the camera already: they travel as they are."""
         coded = INPUT_TYPES[1]
         return frozenset(spec.name for spec in self.inputs if spec.type == coded)
+
+    @property
+    def goal(self) -> Goal:
+        """What plans are for."""
+        return goal_of(self.objective, self.objective_deadline_ms, self.objective_weight)
 
     def variant_named(self, variant: str) -> ModelConfig:
         """The configuration of one variant; ``ConfigError`` names those that there are."""
@@ -200,6 +212,10 @@ class ModelConfig:
             1.0 <= self.deadline_ms <= 60_000.0,
             f"model '{self.name}': deadline_ms {self.deadline_ms} is outside 1 to 60000",
         )
+        try:
+            goal_of(self.objective, self.objective_deadline_ms, self.objective_weight)
+        except ConfigError as error:
+            raise ConfigError(f"model '{self.name}': {error}") from None
         _rule(
             0.0 <= self.sync_slop_ms <= 10_000.0,
             f"model '{self.name}': sync_slop_ms {self.sync_slop_ms} is outside 0 to 10000",
@@ -209,6 +225,20 @@ class ModelConfig:
             f"model '{self.name}': preprocess works on images, its first input is "
             f'{self.inputs[0].type}',
         )
+
+
+def goal_of(objective: str, deadline_ms: float, weight: float) -> Goal:
+    """``objective``: latency, energy or weighted, this with ``weight`` for the latency (0 to 1),
+    within ``deadline_ms``; 0: before the robot must answer by itself. ``ConfigError``."""
+    _rule(
+        0.0 <= deadline_ms <= 60_000.0,
+        f'objective_deadline_ms {deadline_ms} is outside 0 to 60000',
+    )
+    _rule(0.0 <= weight <= 1.0, f'objective_weight {weight} is outside 0 to 1')
+    try:
+        return Goal.named(objective, deadline_ms / 1000.0 or math.inf, weight)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _rule(holds: bool, text: str) -> None:

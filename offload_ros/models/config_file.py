@@ -194,6 +194,9 @@ _MODEL_FIELDS: dict[str, Callable[[Any], Any]] = {
     'outputs': _list_of(_text, 'names'),
     'deadline_ms': _number,
     'strategy': _text,
+    'objective': _text,
+    'objective_deadline_ms': _number,
+    'objective_weight': _number,
     'sync_slop_ms': _number,
 }
 _INPUT_FIELDS: dict[str, Callable[[Any], Any]] = {

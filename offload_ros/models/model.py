@@ -88,7 +88,7 @@ class Model:
                 arguments = [inputs[spec.name].to(self.device) for spec in self.config.inputs]
                 if self.preprocess is not None:
                     arguments[0] = self.preprocess(arguments[0])
-                outputs = self._named(self.network(*arguments))
+                outputs = self.named_outputs(self.network(*arguments))
                 return {name: tensor.to('cpu').contiguous() for name, tensor in outputs.items()}
         except (InputError, ModelError):
             raise
@@ -103,22 +103,36 @@ class Model:
 
         The first run compiles kernels, and finds wrong output names before a frame does.
         """
-        examples = {}
+        shapes = self.input_shapes()
+        if shapes is None:
+            return False
+        examples = {
+            name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()
+        }
+        self.run(examples)
+        return True
+
+    def input_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]] | None:
+        """Shape and dtype of each input where the configuration tells them; None otherwise.
+
+        Whatever the camera's size, the network sees the resized one: it serves where none is told.
+        """
+        found = {}
         resize = self.preprocess.spec.resize if self.preprocess is not None else None
         for index, spec in enumerate(self.config.inputs):
             channels, dtype = _PIXELS.get(spec.encoding, (None, None))
             shape = tuple(spec.shape)
             if index == 0 and resize is not None and len(shape) <= 3:
-                # Whatever the camera's size, the network sees this one.
                 size = (*resize, channels)
                 shape = tuple(shape[axis] or size[axis] for axis in range(len(shape))) or size
             if not shape or None in shape or dtype is None or spec.type != 'sensor_msgs/msg/Image':
-                return False
-            examples[spec.name] = torch.zeros([int(extent or 0) for extent in shape], dtype=dtype)
-        self.run(examples)
-        return True
+                return None
+            found[spec.name] = tuple(int(extent or 0) for extent in shape), dtype
+        return found
 
-    def _named(self, result: Any) -> dict[str, torch.Tensor]:
+    def named_outputs(self, result: Any) -> dict[str, torch.Tensor]:
+        """What the network returned, by the configured names; ``ModelError`` where it does not
+        fit."""
         names = self.config.outputs
         if isinstance(result, torch.Tensor):
             result = (result,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 import difflib
 import os
 import time
@@ -27,6 +28,7 @@ from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
+from offload_ros.doctor.finding import Level
 from offload_ros.doctor.seen import (
     ClockSeen,
     InputSeen,
@@ -36,6 +38,7 @@ from offload_ros.doctor.seen import (
     Seen,
     ServerSeen,
 )
+from offload_ros.doctor.sides import check_connection
 from offload_ros.models.config import InputSpec, ModelConfig
 from offload_ros.models.errors import InputError
 from offload_ros.msg import InferenceResult, OffloadStatus, ServerHeartbeat
@@ -54,6 +57,7 @@ LEAST_ASKING_S = 1.5
 WINDOW_S = 1.5
 PING_S = 0.1
 ASK_AGAIN_S = 0.5
+CONNECTING_S = 3.0  # a manager that has just begun may have told its state before it connected
 PAYLOAD = 'x' * 100_000  # more than one datagram
 MANY = QoSProfile(depth=200)
 BEST_EFFORT = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -158,7 +162,14 @@ class Observer:
             self._listen_to_models(models_file)
             self._spin(0.2)
             self._measure(WINDOW_S)
-        return self._seen(WINDOW_S)
+        seen = self._seen(WINDOW_S)
+        end_s = time.monotonic() + CONNECTING_S
+        while time.monotonic() < end_s:
+            if check_connection(seen.manager, seen.servers).level is not Level.FAIL:
+                break
+            self._spin(0.05)
+            seen = replace(seen, manager=self._manager_seen())
+        return seen
 
     def _manager_is_there(self) -> bool:
         """Whether anything of it was seen: discovery brings its parts one by one."""

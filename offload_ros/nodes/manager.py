@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 import math
 import os
 from pathlib import Path
@@ -18,6 +19,11 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 import torch
 
+from offload_ros.cuts.client import link_on
+from offload_ros.cuts.errors import CutFailed
+from offload_ros.graph.of_model import example_inputs
+from offload_ros.graph.profiling import ProfilingError, Subject
+from offload_ros.intra_dp.message_costs import message_costs
 from offload_ros.models.config_file import load_models_file
 from offload_ros.models.errors import ConfigError
 from offload_ros.msg import OffloadStatus
@@ -27,12 +33,14 @@ from offload_ros.nodes.messages import model_status_message
 from offload_ros.nodes.model_slot import ModelSlot
 from offload_ros.nodes.parameters import declare, key_of_node, pacer_of_node, value_of
 from offload_ros.nodes.process import run_node
+from offload_ros.nodes.profile_service import ProfileService
 from offload_ros.nodes.server_contacts import ServerContacts
 from offload_ros.nodes.topics import STATUS
 from offload_ros.nodes.wire_node import runtime_of
 from offload_ros.robot.lane import DeviceLane
 from offload_ros.robot.pacing import Pacer
 from offload_ros.robot.statistics import Statistics
+from offload_ros.rrto.options import check_placement
 from offload_ros.srv import SetModel
 from offload_ros.strategy import Link
 from offload_ros.wire.shaper import LinkShape
@@ -76,6 +84,13 @@ class OffloadManager(ManagedNode):
         declare(
             self, 'server.lost_after_ms', 400.0, 'a server this silent is lost (ms)', 150.0, 60e3
         )
+        declare(
+            self,
+            'rrto.placement',
+            'server',
+            'of recorded inferences of strategy rrto: server; whole: there or on the robot, as is '
+            'predicted; auto, auto:METHOD: or cut between both; read when activated',
+        )
         declare(self, 'key_file', '', 'use only servers with the same key, encrypted; empty: any')
         for name, default, text, low, high in EMULATION:
             declare(self, f'link.emulate.{name}', default, text, low, high)
@@ -92,6 +107,7 @@ class OffloadManager(ManagedNode):
         # A group of its own: while its callback awaits, nothing else of its group is called.
         group = MutuallyExclusiveCallbackGroup()
         self.create_service(SetModel, '~/set_model', self._on_set_model, callback_group=group)
+        self._profiling = ProfileService(self, self._to_profile)
 
     def configure(self) -> None:
         """Read models.yaml; declare each model's parameters and its result topic."""
@@ -109,9 +125,11 @@ class OffloadManager(ManagedNode):
         lost_after_s = value_of(self, 'server.lost_after_ms') / 1000.0
         key, shape = key_of_node(self), self._emulated({})
         runtime = runtime_of(value_of(self, 'device'))
+        placement = _placement(value_of(self, 'rrto.placement'))
         self._contacts = ServerContacts(self, runtime, limits, lost_after_s, key)
         self._contacts.emulation.shape = shape
         self._contacts.client.preferred_server = value_of(self, 'server.name')
+        self._contacts.client.placement = placement
         self._lane = DeviceLane(pacer_of_node(Pacer.of_robot))
         link = Link(self._lane, self._contacts.client)
         for slot in self._slots.values():
@@ -126,6 +144,7 @@ class OffloadManager(ManagedNode):
 
     def deactivate(self) -> None:
         """Finish the frames in hand, free the models, leave the servers."""
+        self._profiling.release()
         for timer in self._timers_active:
             self.destroy_timer(timer)
         self._timers_active = []
@@ -218,6 +237,40 @@ class OffloadManager(ManagedNode):
             (self._slots[model], each) for model, each in values.items() if model in self._slots
         ]
 
+    def _to_profile(self, name: str, _: str) -> Subject:
+        """The model that is measured; called in a thread of its own."""
+        slot, lane = self._slots.get(name), self._lane
+        if slot is None or lane is None:
+            known = ', '.join(self._slots) or 'none: the manager is not active'
+            raise ProfilingError(f"the robot has no model '{name}' (there are: {known})")
+        pipeline = slot.pipeline
+        if pipeline is None:
+            raise ProfilingError(f"model '{name}' is not loaded: set {name}.loaded to true")
+        inputs = pipeline.newest_inputs or example_inputs(pipeline.model)
+        return Subject(
+            pipeline.model,
+            lambda compute: lane.submit(compute).result(),
+            lane.slowdown,
+            inputs,
+            self._message_costs,
+        )
+
+    def _message_costs(self, name: str, count: int) -> dict[str, Sequence[float]]:
+        """Of messages to a server, by default the first that runs graphs; none without one."""
+        contacts, lane = self._contacts, self._lane
+        if contacts is None or lane is None:
+            return {}
+        for server in contacts.directory.alive():
+            channel = contacts.channel_to(server.name)
+            if channel is None or name not in ('', server.name):
+                continue
+            try:
+                link, state = link_on(channel), partial(contacts.link_state, server.name)
+                return message_costs(link, lane, state, count, value_of(self, 'device'))
+            except CutFailed as error:
+                self.get_logger().info(f'messages to {server.name} are not measured: {error}')
+        return {}
+
     async def _on_set_model(
         self, request: SetModel.Request, response: SetModel.Response
     ) -> SetModel.Response:
@@ -245,6 +298,14 @@ class OffloadManager(ManagedNode):
                 [Parameter(f'{slot.name}.{key}', value=value) for key, value in values.items()]
             )
         return response
+
+
+def _placement(given: str) -> str:
+    try:
+        check_placement(given)
+    except ValueError as error:
+        raise ConfigError(f'rrto.placement: {error}') from None
+    return given
 
 
 def main() -> None:

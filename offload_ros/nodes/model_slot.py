@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 import threading
 import time
 from typing import Any
@@ -12,7 +13,7 @@ from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from offload_ros.models.config import InputSpec, ModelConfig
+from offload_ros.models.config import InputSpec, ModelConfig, goal_of
 from offload_ros.models.errors import ConfigError, ModelError
 from offload_ros.models.model import Model, load_model
 from offload_ros.msg import InferenceResult
@@ -20,12 +21,14 @@ from offload_ros.nodes.messages import answer_to_message
 from offload_ros.nodes.parameters import declare, value_of
 from offload_ros.nodes.sensor_inputs import message_type, to_tensor
 from offload_ros.nodes.topics import CONTROL, SENSOR
+from offload_ros.policy.goal import LEAST_LATENCY, Goal
 from offload_ros.robot.answer import Answer
 from offload_ros.robot.pipeline import Inputs, Pipeline
 from offload_ros.robot.statistics import Statistics
 from offload_ros.robot.synchronizer import Synchronizer
 from offload_ros.strategy import Link, StrategyRefused, strategy_names
 
+OBJECTIVE_KEYS = ('objective', 'objective_deadline_ms', 'objective_weight')
 Later = Callable[[Callable[[], None]], None]
 
 
@@ -85,10 +88,13 @@ class ModelSlot:
     def refusal(self, values: Mapping[str, Any]) -> str:
         """Why parameters ``<model>.<key>`` may not get these values now; empty when they may."""
         try:
+            self._goal(values)
             if 'variant' in values:
                 self.config.variant_named(values['variant'])
             if 'strategy' in values and self.pipeline is not None:
                 self.pipeline.prepare_strategy(values['strategy'])
+            if values.get('record') and self.pipeline is not None:
+                self.pipeline.record(Path(values['record']).expanduser())
         except (ConfigError, StrategyRefused) as error:
             return str(error)
         if self._changing is not None and not {'variant', 'loaded'}.isdisjoint(values):
@@ -99,8 +105,8 @@ class ModelSlot:
         """Take checked parameters up, all together."""
         if 'strategy' in values and self.pipeline is not None:
             self.pipeline.set_strategy(values['strategy'])
-        if 'deadline_ms' in values and self.pipeline is not None:
-            self.pipeline.deadline_s = values['deadline_ms'] / 1000.0
+        if not {'deadline_ms', *OBJECTIVE_KEYS}.isdisjoint(values) and self.pipeline is not None:
+            self._aim(self.pipeline, values)
         if not {'variant', 'loaded'}.isdisjoint(values):
             wanted = {key: values.get(key, self._value(key)) for key in ('loaded', 'variant')}
             self.change(wanted['loaded'], wanted['variant'])
@@ -187,6 +193,7 @@ class ModelSlot:
 
     def _start(self, model: Model) -> None:
         assert self._link is not None
+        self._goal({})  # before there is anything to undo
         try:
             pipeline = Pipeline(
                 model,
@@ -198,7 +205,7 @@ class ModelSlot:
             )
         except StrategyRefused as error:
             raise ConfigError(str(error)) from None
-        pipeline.deadline_s = self._value('deadline_ms') / 1000.0
+        self._aim(pipeline, {})
         self.pipeline = pipeline
         slop_s = self.config.sync_slop_ms / 1000.0
         synchronizer = Synchronizer([spec.name for spec in self.config.inputs], slop_s)
@@ -206,6 +213,23 @@ class ModelSlot:
             callback = partial(self._on_input, pipeline, synchronizer, spec)
             self._subscriptions.append(
                 self._node.create_subscription(message_type(spec), spec.topic, callback, SENSOR)
+            )
+
+    def _goal(self, values: Mapping[str, Any]) -> Goal:
+        """What plans are for, with ``values``; ``ConfigError``."""
+        try:
+            return goal_of(*(values.get(key, self._value(key)) for key in OBJECTIVE_KEYS))
+        except ConfigError as error:
+            raise ConfigError(f"model '{self.name}': {error}") from None
+
+    def _aim(self, pipeline: Pipeline, values: Mapping[str, Any]) -> None:
+        """Take goal and deadline up."""
+        goal = self._goal(values)
+        deadline_s = values.get('deadline_ms', self._value('deadline_ms')) / 1000.0
+        if not pipeline.aim(goal, deadline_s) and goal != LEAST_LATENCY:
+            self._node.get_logger().warning(
+                f"model '{self.name}': strategy '{pipeline.strategy}' has a goal of its own; "
+                'layer_cut, mcop and intra_dp plan for the parameter objective'
             )
 
     def _unsubscribe(self) -> None:
@@ -248,10 +272,34 @@ class ModelSlot:
             1.0,
             60_000.0,
         )
+        self._declare_objective()
         variants = ' | '.join(config.variants())
         declare(node, f'{name}.variant', config.variant, f'which network runs: {variants}')
         declare(node, f'{name}.loaded', True, 'false: unloaded, its frames are not taken up')
-        return [f'{name}.{key}' for key in ('strategy', 'deadline_ms', 'variant', 'loaded')]
+        text = 'a file: what happens when in the next inference is written to it'
+        declare(node, f'{name}.record', '', text)
+        keys = ('strategy', 'deadline_ms', *OBJECTIVE_KEYS, 'variant', 'loaded', 'record')
+        return [f'{name}.{key}' for key in keys]
+
+    def _declare_objective(self) -> None:
+        node, name, config = self._node, self.name, self.config
+        declare(
+            node,
+            f'{name}.objective',
+            config.objective,
+            'what plans of layer_cut, mcop and intra_dp are for: latency | energy | weighted',
+        )
+        text = 'for energy and weighted: plans must be as fast as this (ms); 0: as deadline_ms asks'
+        declare(
+            node,
+            f'{name}.objective_deadline_ms',
+            config.objective_deadline_ms,
+            text,
+            0.0,
+            60_000.0,
+        )
+        text = 'for weighted: how much the latency counts, the rest is energy (0 to 1)'
+        declare(node, f'{name}.objective_weight', config.objective_weight, text, 0.0, 1.0)
 
     def _value(self, key: str) -> Any:
         return value_of(self._node, f'{self.name}.{key}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import ctypes
+import logging
 import signal
 import sys
 import threading
@@ -39,10 +40,14 @@ def run_node(make: Callable[[], Node], mistakes: tuple[type[Exception], ...]) ->
     stopped = threading.Event()
     node: Node | None = None
     status = 0
+    log = logging.getLogger('offload_ros')
+    handler: logging.Handler = logging.NullHandler()
     # With rclpy's own handlers the context would be gone before the frames in hand are answered.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = make()
+        handler = _NodeLog(node)
+        log.addHandler(handler)
         if isinstance(node, ManagedNode):
             for line in start_up_warnings(get_rmw_implementation_identifier()):
                 node.get_logger().warning(line)
@@ -60,12 +65,28 @@ def run_node(make: Callable[[], Node], mistakes: tuple[type[Exception], ...]) ->
         print(f'error: {error}', file=sys.stderr)
         status = 1
     finally:
+        log.removeHandler(handler)
         if node is not None:
             if hasattr(node, 'close'):
                 node.close()
             node.destroy_node()
         rclpy.try_shutdown()
     sys.exit(status)
+
+
+class _NodeLog(logging.Handler):
+    """Warnings and errors of the code that knows nothing of ROS, as the node's own."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(logging.WARNING)
+        self._logger = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Each severity has its own line: rclpy refuses another one at the same place.
+        if record.levelno >= logging.ERROR:
+            self._logger.error(self.format(record))
+        else:
+            self._logger.warning(self.format(record))
 
 
 def keep_freed_memory() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from collections import deque
 import contextlib
+from functools import partial
 import os
 import secrets
 import signal
@@ -12,48 +13,36 @@ import threading
 import time
 from typing import Any
 
-from rclpy.context import Context
-from rclpy.logging import LoggingSeverity  # type: ignore[attr-defined]
-from rclpy.node import Node
-
 from offload_ros.models.errors import ConfigError
+from offload_ros.nodes.hidden_contact import HiddenContact
 from offload_ros.nodes.process import keep_freed_memory
-from offload_ros.nodes.server_contacts import ServerContacts
-from offload_ros.nodes.wire_node import runtime_of
 from offload_ros.rrto.channel_link import ChannelLink
 from offload_ros.rrto.client import OperatorClient
-from offload_ros.rrto.link import ServerLost
+from offload_ros.rrto.link import Link, ServerLost, on_this_machine
 from offload_ros.rrto.options import Options, options_here
+from offload_ros.rrto.outbox import Standby
 from offload_ros.rrto.shim import tensor
 from offload_ros.rrto.shim.install import install
+from offload_ros.rrto.shim.interrupts import defer_interrupts
+from offload_ros.wire.channel import Channel
 from offload_ros.wire.directory import ServerState
-from offload_ros.wire.key_file import load_key
-from offload_ros.wire.tensors import Limits
 
-LOST_AFTER_S = 0.7  # what is lost stays lost: later than a manager, which has the robot itself
+# What is lost stays lost: later than a manager, which has the robot itself. Without a fallback the
+# program ends, so a server that is only slow gets more time.
+LOST_AFTER_S = {'none': 2.0, 'local': 0.7}
 LOOK_S = 0.02
 STDERR = 2
 
 
-class ProgramContact:
+class ProgramContact(HiddenContact):
     """Finds a server and keeps the channel to it, beside whatever the program does with ROS."""
 
     def __init__(self, options: Options) -> None:
-        key = load_key(options.key_file) if options.key_file else None
-        self._context = Context()
-        # Signal handlers, command line and logging belong to the program.
-        self._context.init(args=[], initialize_logging=False)
-        name = f'_transparent_{os.getpid()}_{secrets.token_hex(2)}'
-        self._node = Node(
-            name,
-            context=self._context,
-            start_parameter_services=False,
-            enable_rosout=False,
-            use_global_arguments=False,
+        super().__init__(
+            f'_transparent_{os.getpid()}_{secrets.token_hex(2)}',
+            options.key_file,
+            LOST_AFTER_S[options.fallback],
         )
-        # What must be said is said once, by whoever uses the device.
-        self._node.get_logger().set_level(LoggingSeverity.FATAL)
-        self._contacts = ServerContacts(self._node, runtime_of('cpu'), Limits(), LOST_AFTER_S, key)
         self._wanted = options.server.strip('/')
         self._max_message_bytes = int(options.max_message_mb * 1e6)
 
@@ -70,6 +59,10 @@ class ProgramContact:
                 raise ServerLost(self._why_not(wait_s))
             time.sleep(LOOK_S)
 
+    def channel(self, server: str) -> Channel | None:
+        """To a server, while it is there."""
+        return self._contacts.channel_to(server)
+
     def _why_not(self, wait_s: float) -> str:
         wanted = f'server {self._wanted}' if self._wanted else 'offload server'
         text = f'no {wanted} is ready within {wait_s:g} s'
@@ -80,12 +73,6 @@ class ProgramContact:
             f'{text} (seen: {seen or "none"}): start one with "ros2 launch offload_ros '
             'server.launch.py" in this ROS domain, or wait longer with --wait-s'
         )
-
-    def close(self) -> None:
-        """Leave."""
-        self._contacts.close()
-        self._node.destroy_node()
-        self._context.try_shutdown()
 
 
 class LateDevice:
@@ -101,6 +88,7 @@ class LateDevice:
         self._lock = threading.Lock()
         self._client: OperatorClient | None = None
         self._contact: ProgramContact | None = None
+        self._standby: Standby | None = None
         self._seeds: dict[int, int] = {}
         self._wait_s = options.wait_s
 
@@ -152,7 +140,8 @@ class LateDevice:
         """For a terminal."""
         if self._client is None:
             return ['the program has not used its device']
-        return self._client.statistics.lines(self._client.mode)
+        lines = self._client.statistics.lines(self._client.mode)
+        return lines + (self._standby.lines() if self._standby is not None else [])
 
     def close(self) -> None:
         """End the session and tell what it was."""
@@ -174,14 +163,31 @@ class LateDevice:
             self._contact = ProgramContact(options)
         # Who has waited once in vain does so no more: a program asks often.
         wait_s, self._wait_s = self._wait_s, 0.0
-        state, link = self._contact.link(wait_s)
-        client = OperatorClient(link, options.mode)
+        standby = Standby(on_this_machine, _told) if options.fallback == 'local' else None
+        link: Link
+        try:
+            state, link = self._contact.link(wait_s)
+            if standby is not None:
+                contact, name = self._contact, state.name
+                standby.place(
+                    options.placement,
+                    partial(contact.link_state, name),
+                    partial(contact.channel, name),
+                )
+                self._standby = standby
+            name = f'{state.name} ({state.device}, {state.runtime})'
+        except ServerLost as error:
+            if standby is None:
+                raise
+            _say([str(error)])
+            link, standby, name = on_this_machine(), None, 'this machine'
+        client = OperatorClient(link, options.mode, standby)
         client.freed = self.freed
         for generator, seed in self._seeds.items():
             client.manual_seed(seed, generator)
         tensor.bind(client)
         if not options.quiet:
-            _say([f'cuda:0 is {state.name} ({state.device}, {state.runtime})'])
+            _say([f'cuda:0 is {name}'])
         return client
 
 
@@ -195,8 +201,14 @@ def offload_this_process() -> None:
         _say([f'error: {error}'])
         raise SystemExit(1) from None
     atexit.register(device.close)
+    if _in_main_thread():
+        defer_interrupts()
     if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL and _in_main_thread():
         signal.signal(signal.SIGUSR1, lambda *_: _say(device.status()))
+
+
+def _told(why: str) -> None:
+    _say([f'{why}: the program goes on on this machine'])
 
 
 def _in_main_thread() -> bool:

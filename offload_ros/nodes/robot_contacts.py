@@ -10,6 +10,7 @@ from typing import Any
 
 from rclpy.node import Node
 
+from offload_ros.cuts.host import GraphHost
 from offload_ros.msg import Handshake, ServerHeartbeat
 from offload_ros.nodes.messages import heartbeat_fields, heartbeat_message
 from offload_ros.nodes.topics import (
@@ -79,10 +80,12 @@ class RobotContacts:
         device: str,
         limits: Limits,
         programs: OperatorHost,
+        graphs: GraphHost,
         key: PresharedKey | None = None,
     ) -> None:
         self._engine = engine
         self._programs = programs
+        self._graphs = graphs
         self._runtime = runtime
         self._device = device
         self._limits = limits
@@ -211,10 +214,11 @@ class RobotContacts:
         channel = Channel(publisher.publish, connection, f'channel to {name}')
         subscription = self._wire.packets_from(uplink, channel.receive, credit.max_chunk_bytes)
 
-        program = self._programs.serve(channel, name)
+        program, cuts = self._programs.serve(channel, name), self._graphs.serve(channel, name)
 
         def close() -> None:
             program.close()
+            cuts.close()
             channel.close(f'robot {name} is gone')
             self._wire.destroy(publisher, subscription)
 

@@ -15,6 +15,8 @@ from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where 
 from rclpy.task import Future
 import torch
 
+from offload_ros.cuts.host import GraphHost
+from offload_ros.graph.profiling import ProfilingError, Subject
 from offload_ros.models.config import ModelConfig
 from offload_ros.models.config_file import load_models_file
 from offload_ros.models.errors import ConfigError, ModelError
@@ -23,6 +25,7 @@ from offload_ros.nodes.diagnostics import server_diagnostics
 from offload_ros.nodes.managed import BringUpError, ManagedNode
 from offload_ros.nodes.parameters import declare, key_of_node, pacer_of_node, value_of
 from offload_ros.nodes.process import give_back_freed_memory, run_node
+from offload_ros.nodes.profile_service import ProfileService
 from offload_ros.nodes.robot_contacts import RobotContacts
 from offload_ros.nodes.wire_node import runtime_of
 from offload_ros.robot.pacing import Pacer
@@ -86,9 +89,19 @@ class OffloadServer(ManagedNode):
             'operators beside those of aten that programs may run, as "torchvision::nms, my::op"; '
             'read when activated',
         )
+        declare(
+            self,
+            'graphs.memory_mb',
+            4096.0,
+            'weights of graphs that robots send for layer cuts, and values of one of their runs '
+            '(MB), 0: none; read when activated',
+            0.0,
+            1e6,
+        )
         self._configs: dict[str, ModelConfig] = {}
         self._engine: Engine | None = None
         self._robots: RobotContacts | None = None
+        self._graphs: GraphHost | None = None
         self._timers_active: list[Any] = []
         self._publishers: list[Any] = []
         self._loading: list[threading.Thread] = []
@@ -96,6 +109,7 @@ class OffloadServer(ManagedNode):
         # A group of its own: while its callback awaits, nothing else of its group is called.
         group = MutuallyExclusiveCallbackGroup()
         self.create_service(SetModel, '~/set_model', self._on_set_model, callback_group=group)
+        self._profiling = ProfileService(self, self._to_profile)
 
     def configure(self) -> None:
         """Read models.yaml, create the diagnostics' topic."""
@@ -113,12 +127,13 @@ class OffloadServer(ManagedNode):
             for variant in config.variants()
         ]
         device = str(value_of(self, 'device'))
+        pacer = pacer_of_node(Pacer.of_server)
         engine = Engine(
             self.get_fully_qualified_name(),
             new_session(),
             loaded,
             value_of(self, 'queue_limit'),
-            pacer_of_node(Pacer.of_server),
+            pacer,
         )
         self._engine = engine
         runtime = runtime_of(device)
@@ -129,7 +144,12 @@ class OffloadServer(ManagedNode):
             [name.strip() for name in value_of(self, 'rrto.operators').split(',') if name.strip()],
             give_back_freed_memory,
         )
-        self._robots = RobotContacts(self, engine, runtime, device, self._limits, programs, key)
+        memory_bytes = int(value_of(self, 'graphs.memory_mb') * 1e6)
+        graphs = GraphHost(memory_bytes, device, engine.find, pacer, give_back_freed_memory)
+        self._graphs = graphs
+        self._robots = RobotContacts(
+            self, engine, runtime, device, self._limits, programs, graphs, key
+        )
         # Liveness counts real time, also when a simulation's /clock stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers_active = [
@@ -144,12 +164,16 @@ class OffloadServer(ManagedNode):
 
     def deactivate(self) -> None:
         """Tell the robots, answer what waits, free the models."""
+        self._profiling.release()
         for timer in self._timers_active:
             self.destroy_timer(timer)
         self._timers_active = []
         if self._robots is not None:
             self._robots.close()
             self._robots = None
+        if self._graphs is not None:
+            self._graphs.close()
+            self._graphs = None
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -180,6 +204,24 @@ class OffloadServer(ManagedNode):
         if self._engine is not None and self._robots is not None:
             stamp = self.get_clock().now().to_msg()
             self._diagnostics.publish(server_diagnostics(self._engine, self._robots.count, stamp))
+
+    def _to_profile(self, name: str, content_hash: str) -> Subject:
+        """The model that is measured; called in a thread of its own."""
+        engine = self._engine
+        same = [model for model in engine.models if model.name == name] if engine else []
+        if engine is None or not same:
+            known = ', '.join(sorted(self._configs)) or 'none: the server is not active'
+            raise ProfilingError(
+                f"the server has no model '{name}' (there are: {known}): add it to its models.yaml"
+            )
+        for model in same:
+            if content_hash in ('', model.hash):
+                return Subject(model, engine.lend, engine.slowdown)
+        theirs = ', '.join(model.hash[:8] for model in same)
+        raise ProfilingError(
+            f"model '{name}' differs: {theirs} on the server, {content_hash[:8]} on the robot: use "
+            'the same weights, source and preprocessing on both'
+        )
 
     async def _on_set_model(
         self, request: SetModel.Request, response: SetModel.Response

@@ -11,7 +11,7 @@ import shutil
 import sys
 
 from offload_ros.nodes import hook
-from offload_ros.rrto.options import MODES, OPTIONS, Options
+from offload_ros.rrto.options import FALLBACKS, MODES, OPTIONS, PLACEMENTS, Options
 from offload_ros.wire.key_file import load_key
 
 
@@ -52,6 +52,22 @@ def _arguments(argv: list[str]) -> tuple[Options, list[str]]:
         default=defaults.max_message_mb,
         help='the largest tensor that the program may read (MB)',
     )
+    parser.add_argument(
+        '--fallback',
+        choices=FALLBACKS,
+        default=defaults.fallback,
+        help='local: when the server is lost, or none is there, the program goes on on this '
+        'machine (keeps a copy of what the program uploads); none: it gets an error; default: none',
+    )
+    parser.add_argument(
+        '--placement',
+        metavar='|'.join(PLACEMENTS),
+        default=defaults.placement,
+        help='auto (with --fallback local): recorded inferences run on this machine, or are cut '
+        'between this and the server, when measured times and the link predict that this is '
+        'faster (auto:METHOD: cut by another method than layer_cut); whole: they are not cut; '
+        'default: server',
+    )
     parser.add_argument('--quiet', action='store_true', help='print nothing at the end')
     # `ros2 run` may have taken the -- away.
     parser.add_argument('command', nargs=argparse.REMAINDER, help='the program, as in a shell')
@@ -64,7 +80,14 @@ def _arguments(argv: list[str]) -> tuple[Options, list[str]]:
         if key_file:
             load_key(key_file)
         options = Options(
-            given.mode, given.server, key_file, given.wait_s, given.max_message_mb, given.quiet
+            given.mode,
+            given.server,
+            key_file,
+            given.wait_s,
+            given.max_message_mb,
+            given.quiet,
+            given.fallback,
+            given.placement,
         )
     except ValueError as error:
         parser.error(str(error))

@@ -19,6 +19,7 @@ from rclpy.publisher import Publisher
 from rclpy.subscription import Subscription
 import torch
 
+from offload_ros.cuts import sender
 from offload_ros.models.model import runtime_description
 from offload_ros.msg import Handshake, Packet
 from offload_ros.nodes.packet_reader import PacketReader
@@ -141,10 +142,10 @@ def runtime_of(device: str) -> Runtime:
 
 def receive_limits(limits: Limits) -> ReceiveLimits:
     """Of a channel between robot and server: requests or replies within ``limits``, and beside
-    them the operators of a program."""
+    them the operators of a program and the values of cuts."""
     largest = limits.total_bytes + HEADER_ROOM_BYTES
     return ReceiveLimits(
-        total_bytes=largest + ROOM_BYTES,
-        transfers=REQUESTS + MAX_TRANSFERS,
+        total_bytes=largest + ROOM_BYTES + sender.ROOM_BYTES,
+        transfers=REQUESTS + MAX_TRANSFERS + sender.ROOM_TRANSFERS,
         transfer_bytes=max(largest, MAX_PIECE_BYTES),
     )

@@ -11,7 +11,8 @@ import torch
 
 @dataclass(frozen=True)
 class Answer:
-    """Everything of ``msg/InferenceResult.msg`` but the header. ``error`` empty: status OK."""
+    """Everything of ``msg/InferenceResult.msg`` but the header. ``error`` empty: status OK.
+    ``computing_s``: of a fallback, how long the robot computed."""
 
     seq: int
     strategy_requested: str
@@ -32,6 +33,7 @@ class Answer:
     bytes_up: int = 0
     bytes_down: int = 0
     energy_j: float = math.nan
+    computing_s: float = 0.0
     model: str = ''
     model_hash: str = ''
     weights_trained: bool = False

@@ -78,6 +78,11 @@ class DeviceLane:
         self._thread = threading.Thread(target=self._work, name='device lane', daemon=True)
         self._thread.start()
 
+    @property
+    def slowdown(self) -> float:
+        """How many times as long everything takes here as on the machine itself."""
+        return self._pacer.slowdown
+
     def submit(
         self,
         compute: Callable[[], Any],

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 import logging
 import math
+from pathlib import Path
 import threading
 import time
 from typing import Any
@@ -21,6 +22,8 @@ import torch
 
 from offload_ros.models.errors import InputError, ModelError
 from offload_ros.models.model import Model
+from offload_ros.policy.goal import LEAST_LATENCY, Goal
+from offload_ros.policy.power import PowerModel
 from offload_ros.robot.answer import Answer
 from offload_ros.robot.lane import Job
 from offload_ros.robot.statistics import Statistics
@@ -57,6 +60,13 @@ class _Loaded:
         self.calibrated = False
         self._link = link
         self._strategies: dict[str, Strategy] = {}
+        self._aim: tuple[Goal, float] = (LEAST_LATENCY, math.inf)
+
+    def aim(self, goal: Goal, answer_s: float) -> None:
+        """Tell those strategies that plan for any goal."""
+        self._aim = (goal, answer_s)
+        for strategy in list(self._strategies.values()):
+            _tell_goal(strategy, *self._aim)
 
     def prepare(self, name: str) -> None:
         """Make a strategy ready; ``StrategyRefused`` names those that can run this model."""
@@ -64,6 +74,7 @@ class _Loaded:
             return
         try:
             strategy = make_strategy(name)
+            _tell_goal(strategy, *self._aim)
             strategy.prepare(self.model, self._link)
         except (
             Exception
@@ -123,7 +134,9 @@ class Pipeline:
     ) -> None:
         self.statistics = statistics or Statistics()
         self.deadline_s = model.config.deadline_ms / 1000.0
+        self.goal = model.config.goal
         self.strategy = strategy or model.config.strategy
+        self._power = PowerModel()
         self._link = link
         self._read = read
         self._publish = publish
@@ -132,6 +145,7 @@ class Pipeline:
         self._closed = False
         self._loaded = self._prepared(model)
         self._in_hand: _Loaded | None = None  # what the present frame runs on
+        self.newest_inputs: Mapping[str, torch.Tensor] | None = None  # of the last good frame
         self._thread = threading.Thread(
             target=self._work, name=f'pipeline {model.name}', daemon=True
         )
@@ -171,6 +185,26 @@ class Pipeline:
         with self._condition:
             self.strategy = name
 
+    def aim(self, goal: Goal, deadline_s: float) -> bool:
+        """Another goal and deadline from the next frame on; whether the present strategy plans for
+        any goal."""
+        with self._condition:
+            self.goal, self.deadline_s = goal, deadline_s
+            loaded, name = self._loaded, self.strategy
+        loaded.aim(goal, deadline_s)
+        return bool(getattr(loaded.strategy(name), 'aims', False))
+
+    def record(self, path: Path) -> None:
+        """Write what happens when in the next inference to ``path``; ``StrategyRefused`` where the
+        strategy cannot."""
+        record = getattr(self._loaded.strategy(self.strategy), 'record', None)
+        if record is None:
+            raise StrategyRefused(
+                f"strategy '{self.strategy}' records nothing; device, server, intra_dp and those "
+                'of layer cuts do'
+            )
+        record(path)
+
     def replace_model(self, model: Model) -> None:
         """Run ``model`` (another variant) from the next frame on; ``StrategyRefused``.
 
@@ -199,6 +233,7 @@ class Pipeline:
 
     def _prepared(self, model: Model) -> _Loaded:
         loaded = _Loaded(model, self._link)
+        loaded.aim(self.goal, self.deadline_s)
         loaded.prepare(FALLBACK)
         loaded.prepare(self.strategy)
         return loaded
@@ -244,6 +279,7 @@ class Pipeline:
         try:
             inputs, buffers = self._read(waiting.parts)
             loaded.model.check_inputs(inputs)
+            self.newest_inputs = inputs
             frame = Frame(seq, inputs, waiting.received_s, buffers)
             answer = self._run(loaded, frame, requested, allowed_s)
         except (InputError, ModelError) as error:
@@ -252,15 +288,24 @@ class Pipeline:
             answer = Answer(seq, requested, error=f'{type(error).__name__}: {error}')
         total_s = time.monotonic() - waiting.received_s
         elsewhere_s = answer.uplink_s + answer.server_s + answer.downlink_s
+        robot_s = max(0.0, total_s - elsewhere_s)
         return replace(
             answer,
             model=loaded.model.name,
             model_hash=loaded.model.hash,
             weights_trained=loaded.model.weights_trained,
             total_s=total_s,
-            robot_s=max(0.0, total_s - elsewhere_s),
+            robot_s=robot_s,
+            energy_j=math.nan if answer.error else self._energy_j(answer, total_s, robot_s),
             late=total_s > allowed_s,
         )
+
+    def _energy_j(self, answer: Answer, total_s: float, robot_s: float) -> float:
+        """Of the robot, by the power model: where a strategy gave up, it waited until it computed
+        by itself."""
+        computing_s = min(answer.computing_s, robot_s) if answer.fallback else robot_s
+        link_s = answer.uplink_s + answer.downlink_s
+        return self._power.energy_j(computing_s, link_s, max(0.0, total_s - computing_s - link_s))
 
     def _run(self, loaded: _Loaded, frame: Frame, requested: str, allowed_s: float) -> Answer:
         deadline_s = frame.received_s + allowed_s
@@ -292,7 +337,8 @@ class Pipeline:
                 why = f'strategy {requested} did not answer before the robot had to'
             self._link.lane.hurry(hedge)
             local = Result(hedge.result(), plan=f'robot {loaded.model.device}')
-            return replace(_answer(frame, requested, FALLBACK, local), reason=why, fallback=True)
+            answer = _answer(frame, requested, FALLBACK, local)
+            return replace(answer, reason=why, fallback=True, computing_s=hedge.duration_s)
         finally:
             self._link.lane.cancel(hedge)
         return _answer(frame, requested, requested, result)
@@ -322,6 +368,11 @@ def _local_start_s(deadline_s: float, allowed_s: float, local_s: float) -> float
     """When the robot must begin to compute (steady clock); ``local_s`` NaN: not measured yet."""
     needed_s = allowed_s / 2.0 if math.isnan(local_s) else local_s + LOCAL_MARGIN_S
     return deadline_s - needed_s if needed_s < allowed_s else deadline_s
+
+
+def _tell_goal(strategy: Any, goal: Goal, answer_s: float) -> None:
+    if getattr(strategy, 'aims', False):
+        strategy.aim(goal, answer_s)
 
 
 def _answer(frame: Frame, requested: str, used: str, result: Result) -> Answer:

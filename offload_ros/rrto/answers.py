@@ -15,6 +15,7 @@ from offload_ros.rrto.calls import tensor_from, unpack_meta
 from offload_ros.rrto.link import ServerLost
 from offload_ros.rrto.messages import Answer, decode
 from offload_ros.rrto.results import unpack_result
+from offload_ros.rrto.shim.interrupts import deferred
 from offload_ros.wire.errors import WireError
 
 # Classes that an operator may raise on the server, and the program then gets.
@@ -97,6 +98,10 @@ class Answers:
         with self._ready:
             self._frames.pop(base, None)
 
+    def awaits(self, reply: int) -> bool:
+        """Whether an answer is still to come."""
+        return reply in self._awaited
+
     @property
     def lost(self) -> str:
         """Why there will be no more answers; empty while there are."""
@@ -122,8 +127,9 @@ class Answers:
             raise value
         return value
 
-    def on_message(self, data: memoryview) -> None:
-        """Of the link, in its thread."""
+    def on_message(self, data: memoryview) -> str:
+        """Of the link, in its thread. Why there will be no more answers; empty: there will."""
+        ended = ''
         with self._ready:
             self.bytes += len(data)
             self.messages += 1
@@ -131,10 +137,14 @@ class Answers:
                 message = decode(data)
                 payloads = iter(message.payloads)
                 for command in message.commands:
-                    self._take(command, payloads)
-            except (WireError, TypeError, ValueError, StopIteration) as error:
-                self._lost = f'the server answers what cannot be understood: {error}'
+                    if command[0] == Answer.ENDED:
+                        ended = f'the server ended the session: {command[1]}'
+                    else:
+                        self._take(command, payloads)
+            except (WireError, TypeError, ValueError, LookupError, StopIteration) as error:
+                ended = f'the server answers what cannot be understood: {error}'
             self._ready.notify_all()
+        return ended
 
     def on_lost(self, why: str) -> None:
         """Of the link: no more answers will come."""
@@ -150,15 +160,13 @@ class Answers:
             with self._ready:
                 while not ready():
                     self.check()
-                    self._ready.wait()
+                    self._ready.wait(deferred.look_s)
+                    deferred.point()
         finally:
             self._released.acquire()
 
     def _take(self, command: list[Any], payloads: Any) -> None:
         code, *fields = command
-        if code == Answer.ENDED:
-            self._lost = f'the server ended the session: {fields[0]}'
-            return
         if code in (Answer.READ, Answer.READ_VALUE, Answer.BROKE):
             self._take_pushed(code, fields, payloads)
             return
@@ -166,11 +174,16 @@ class Answers:
         value: Any = None
         if code == Answer.TENSOR:
             value = _tensor(fields[1], next(payloads))
+        elif code == Answer.STATE:
+            value = [
+                *fields[1:],
+                [bytes(next(payloads)) for _ in range(fields[3] + len(fields[2]))],
+            ]
         if awaited is None:
             return
         if code == Answer.DONE:
             awaited.value = unpack_result(fields[1], awaited.tensors)
-        elif code == Answer.TENSOR:
+        elif code in (Answer.TENSOR, Answer.STATE):
             awaited.value = value
         elif code == Answer.VALUE:
             awaited.value = fields[1]

@@ -18,10 +18,12 @@ from torch._ops import OpOverload
 from offload_ros.rrto.answers import Answers, Awaited
 from offload_ros.rrto.calls import CallPacker, data_of, unpack_template
 from offload_ros.rrto.client_unit import Signature
-from offload_ros.rrto.link import Buffers, Link
-from offload_ros.rrto.messages import Code, encode
+from offload_ros.rrto.journal import Journal
+from offload_ros.rrto.link import Link
+from offload_ros.rrto.messages import Code
 from offload_ros.rrto.operators import by_mask, operator_of
 from offload_ros.rrto.options import MODES
+from offload_ros.rrto.outbox import Outbox, Standby
 from offload_ros.rrto.recording import Recording
 from offload_ros.rrto.results import Fresh, ResultForm, Same, put_together
 from offload_ros.rrto.sequences import OUTPUT_BITS, Entry, Kind
@@ -33,12 +35,10 @@ from offload_ros.rrto.shim.classify import (
     server_arguments,
 )
 from offload_ros.rrto.shim.device import DeviceProperties
+from offload_ros.rrto.shim.interrupts import deferred
 from offload_ros.rrto.shim.tensor import HandleOwner, RemoteTensor, remote, set_metadata
 from offload_ros.rrto.signatures import Signatures
 from offload_ros.rrto.statistics import Statistics
-
-FLUSH_COMMANDS = 32
-FLUSH_BYTES = 64_000
 
 
 class _Here(threading.local):
@@ -48,9 +48,13 @@ class _Here(threading.local):
 
 
 class OperatorClient:
-    """The ``Device`` of the shim, on a link to a server's ``OperatorSession``."""
+    """The ``Device`` of the shim, on a link to a server's ``OperatorSession``.
 
-    def __init__(self, link: Link, mode: str = 'replay') -> None:
+    With a ``standby`` the program goes on there when the server is lost; without one it gets
+    ``ServerLost``.
+    """
+
+    def __init__(self, link: Link, mode: str = 'replay', standby: Standby | None = None) -> None:
         if mode not in MODES:
             raise ValueError(f'mode {mode!r} is not one of {", ".join(MODES)}')
         self.mode = mode
@@ -62,28 +66,42 @@ class OperatorClient:
         self.live: set[int] = set()  # handles that the program holds
         self.signatures = Signatures()
         self._packer = CallPacker(RemoteTensor)
-        self._commands: list[list[Any]] = []
-        self._payloads: list[bytes | memoryview] = []
-        self._payload_bytes = 0
         self._number = 1  # handle 0 is none
         self._done = 0  # messages
+        self._running: set[int] = set()  # operators whose results have no tensors yet
         self._units = 0
         self._here = _Here()
         self._recordings: list[Recording] = []
-        self._link = link
-        link.listen(self.answers.on_message, self.answers.on_lost)
+        journal = Journal(self.live, self._running, self.answers.awaits) if standby else None
+        self._outbox = Outbox(link, self.answers, self.statistics, self.lock, standby, journal)
 
     # --- the shim's interface
 
     def call(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one operator; see ``shim.device.Device``."""
-        with self.lock:
+        """Run one operator; see ``shim.device.Device``.
+
+        Some hundred times for each inference that is replayed: one comparison, and a result that is
+        there already. To take the lock would cost half of that, so a walk is left to its thread as
+        long as it is ``open``: who ends that waits until the thread is not ``busy``.
+        """
+        recording = self._here.recording
+        walk = recording.walk if recording is not None else None
+        if recording is not None and walk is not None and not walk.busy:
+            walk.busy = True
+            try:
+                if walk.open:
+                    at = walk.at
+                    made = walk.matches[at](
+                        func, args, kwargs, walk.results, walk.owners, walk.frame
+                    )
+                    # Collected garbage may have called operators, too.
+                    if made is not None and walk.at == at and recording.walk is walk:
+                        walk.at = at + 1
+                        return made
+            finally:
+                walk.busy = False
+        with deferred, self.lock:
             recording = self._here.recording or self._recording()
-            walk = recording.walk
-            if walk is not None:
-                made = walk.quick(func, args, kwargs)
-                if made is not None:
-                    return made
             if recording.ready:
                 handled, result = recording.replay(func, args, kwargs)
                 if handled:
@@ -101,40 +119,40 @@ class OperatorClient:
 
     def synchronize(self) -> None:
         """Wait for all before; in replay the read of the inference does that."""
-        with self.lock:
+        with deferred, self.lock:
             self.answers.check()
-            done = self._done == self.statistics.messages and not self._commands
+            done = self._done == self.statistics.messages and not self._outbox
             if self._recording().walk is None and not done:
                 self._ask(Code.SYNCHRONIZE)
 
     def manual_seed(self, seed: int, generator: int = 0) -> None:
         """Seed a generator of the server."""
-        with self.lock:
+        with deferred, self.lock:
             self._recording().interrupt()
             self.command([Code.SEED, generator, seed])
 
     def get_rng_state(self, generator: int = 0) -> torch.Tensor:
         """State of a generator, uint8."""
-        with self.lock:
+        with deferred, self.lock:
             self._recording().interrupt()
             state: torch.Tensor = self._ask(Code.GET_RANDOM_STATE, generator)
             return state
 
     def set_rng_state(self, state: torch.Tensor, generator: int = 0) -> None:
         """Put back what ``get_rng_state`` gave."""
-        with self.lock:
+        with deferred, self.lock:
             self._recording().interrupt()
             self.command([Code.SET_RANDOM_STATE, generator], [data_of(state)])
 
     def memory(self) -> tuple[int, int]:
         """Free and total bytes that the server gives this program."""
-        with self.lock:
+        with deferred, self.lock:
             free, total = self._ask(Code.MEMORY)[:2]
             return int(free), int(total)
 
     def properties(self) -> DeviceProperties:
         """Name and size of the server's device."""
-        with self.lock:
+        with deferred, self.lock:
             _, total, name = self._ask(Code.MEMORY)
             return DeviceProperties(str(name), int(total))
 
@@ -145,13 +163,13 @@ class OperatorClient:
 
     def flush(self) -> None:
         """Send what was held back."""
-        with self.lock:
+        with deferred, self.lock:
             self.send_frees()
-            self._flush()
+            self._outbox.flush()
 
     def close(self) -> None:
         """End the session."""
-        self._link.close()
+        self._outbox.close()
         self.answers.on_lost('the session is closed')
 
     # --- what recordings use; the lock is held
@@ -171,11 +189,11 @@ class OperatorClient:
         self, command: list[Any], payloads: Sequence[bytes] = (), now: bool = False
     ) -> None:
         """Send a command, soon."""
-        self._commands.append(command)
-        self._payloads.extend(payloads)
-        self._payload_bytes += sum(len(each) for each in payloads)
-        if now or len(self._commands) >= FLUSH_COMMANDS or self._payload_bytes >= FLUSH_BYTES:
-            self._flush()
+        if now:
+            self._outbox.add(command, payloads)
+            self._outbox.flush()
+        else:
+            self._outbox.add_soon(command, payloads)
 
     def command_now(self, command: list[Any], payloads: Sequence[bytes] = ()) -> None:
         """Send a command, and what was held back before it."""
@@ -190,7 +208,19 @@ class OperatorClient:
         """Tell the server what the program has dropped."""
         handles = self.drain()
         if handles:
-            self._commands.append([Code.FREE, handles])
+            self._outbox.add([Code.FREE, handles])
+
+    def checkpoint(self) -> None:
+        """What a standby would have to compute again is fetched, if it has become much."""
+        journal = self._outbox.journal
+        if journal is None or not journal.long or any(e.unsettled for e in self._recordings):
+            return
+        self._outbox.flush()  # so that the journal has all
+        handles = journal.checkpoint() if self._outbox.journal is journal else None
+        if handles is not None:
+            reply, awaited = self.answers.expect(0)
+            journal.await_state(handles, awaited)
+            self.command([Code.STATE, reply, handles])
 
     def drain(self) -> list[int]:
         """Handles that died and that the server may hold."""
@@ -257,19 +287,12 @@ class OperatorClient:
         handles = [tensor._h for tensor in tensors]
         self.statistics.count(signature.kind, sum(map(len, data)))
         self.send_frees()
-        form = signature.result
-        if self.mode == 'rpc' or form is None or signature.kind is Kind.DYN:
-            reply, awaited = self.answers.expect(len(tensors))
-            call = [Code.CALL, reply, number, signature.number, handles]
-            self._commands.append(call)
-            self._payloads.extend(data)
-            self._flush()
-            form = self.wait(awaited)
-            if signature.kind is not Kind.DYN:
-                signature.result = form
-        else:
-            self.command([Code.CALL, 0, number, signature.number, handles], data)
-        result = self.outputs(form, number, tensors)
+        self._running.add(number)
+        try:
+            form = self._ask_for(signature, number, handles, data)
+            result = self.outputs(form, number, tensors)
+        finally:
+            self._running.discard(number)
         recording.append(
             Entry(
                 number,
@@ -280,6 +303,21 @@ class OperatorClient:
             )
         )
         return result
+
+    def _ask_for(
+        self, signature: Signature, number: int, handles: list[int], data: list[bytes]
+    ) -> ResultForm:
+        form = signature.result
+        if self.mode != 'rpc' and form is not None and signature.kind is not Kind.DYN:
+            self.command([Code.CALL, 0, number, signature.number, handles], data)
+            return form
+        reply, awaited = self.answers.expect(len(handles))
+        self._outbox.add([Code.CALL, reply, number, signature.number, handles], data)
+        self._outbox.flush()
+        told: ResultForm = self.wait(awaited)
+        if signature.kind is not Kind.DYN:
+            signature.result = told
+        return told
 
     def _read(
         self, recording: Recording, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -294,10 +332,10 @@ class OperatorClient:
         self.send_frees()
         reply, awaited = self.answers.expect(len(tensors))
         if source is None:
-            self._commands.append([Code.CALL, reply, number, signature.number, handles])
+            self._outbox.add([Code.CALL, reply, number, signature.number, handles])
         else:
-            self._commands.append([Code.READ, reply, source._h])
-        self._flush()
+            self._outbox.add([Code.READ, reply, source._h])
+        self._outbox.flush()
         messages = self.statistics.messages
         value = fetched_value(self.wait(awaited))
         if source is not None:
@@ -334,7 +372,9 @@ class OperatorClient:
         signature = Signature(number, operator, unpacked, kind, fetches)
         self.signatures.add(func, template, signature)
         if not fetches:
-            self._commands.append([Code.DEFINE, number, operator.name, template])
+            self._outbox.add([Code.DEFINE, number, operator.name, template])
+            if self._outbox.journal is not None:
+                self._outbox.journal.define(number, operator.name, template, signature)
         return signature
 
     def _settle_others(self, recording: Recording, tensors: Sequence[RemoteTensor]) -> None:
@@ -351,15 +391,6 @@ class OperatorClient:
         reply, awaited = self.answers.expect(0)
         self.command_now([code, reply, *fields])
         return self.wait(awaited)
-
-    def _flush(self) -> None:
-        if not self._commands:
-            return
-        commands, self._commands = self._commands, []
-        payloads, self._payloads, self._payload_bytes = self._payloads, [], 0
-        buffers: Buffers = encode(commands, payloads)
-        self.statistics.sent(buffers, payloads)
-        self._link.send(buffers)
 
 
 def fetched_value(value: Any) -> torch.Tensor:

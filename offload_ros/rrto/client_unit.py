@@ -9,12 +9,13 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from offload_ros.rrto.calls import Template
+from offload_ros.rrto.calls import Template, TensorHole
 from offload_ros.rrto.matching import Match, compile_match
 from offload_ros.rrto.operators import Operator
-from offload_ros.rrto.results import Form, Fresh, ResultForm
+from offload_ros.rrto.results import Form, Fresh, ResultForm, Same
 from offload_ros.rrto.sequences import (
     OUTPUT_BITS,
+    OUTPUT_MASK,
     Carried,
     External,
     InFrame,
@@ -24,7 +25,7 @@ from offload_ros.rrto.sequences import (
     Step,
 )
 from offload_ros.rrto.server_unit import CARRIED, EXTERNAL, IN_FRAME
-from offload_ros.rrto.shim.tensor import HandleOwner, RemoteTensor, remote
+from offload_ros.rrto.spares import Made, Spares
 
 
 @dataclass(eq=False)
@@ -42,14 +43,13 @@ class Signature:
 
 @dataclass(frozen=True)
 class ClientStep:
-    """``simple``: one fresh tensor is all that it gives."""
+    """``quick``: what it gives comes with ``match``, and nothing else is to be done."""
 
-    func: OpOverload
     match: Match
     kind: Kind
     signature: Signature
     references: tuple[Reference, ...]
-    simple: bool
+    quick: bool
 
 
 class ClientUnit:
@@ -76,7 +76,11 @@ class ClientUnit:
         self.kept.update(self.slots)  # the next occurrence wants them
         self.carried = [0] * len(self.slots)
         self._common = {number: len(sequence.steps)}  # by unit
-        self.steps = [self._step(each, signatures[each.signature]) for each in sequence.steps]
+        self._made: list[Made] = []
+        self._places: dict[tuple[int, int], int] = {}  # of the tensors that are made in advance
+        self.steps: list[ClientStep] = []
+        for each in sequence.steps:
+            self.steps.append(self._step(each, signatures[each.signature]))
         self.externals = {
             reference.handle
             for step in sequence.steps
@@ -86,17 +90,21 @@ class ClientUnit:
         self.fresh = [
             index << OUTPUT_BITS | output
             for index, step in enumerate(self.steps)
-            for output in _fresh_outputs(step)
+            for output in _fresh_outputs(step.signature)
+        ]
+        self.fresh_late = [  # those not made in advance
+            each
+            for each in self.fresh
+            if (each >> OUTPUT_BITS, each & OUTPUT_MASK) not in self._places
         ]
         self.start_at = self._start_at()
         # One more, so that nothing matches behind the end.
-        self.matches = [*(step.match for step in self.steps), _never]
-        self.quick: list[OpOverload | None] = [
-            step.func if step.simple and index >= self.start_at else None
+        self.quick: list[Match] = [
+            step.match if step.quick and index >= self.start_at else never
             for index, step in enumerate(self.steps)
         ]
-        self.quick.append(None)
-        self._spare: list[RemoteTensor | None] | None = None
+        self.quick.append(never)
+        self._spares: Spares | None = None
         self.follows(sequence.numbers, len(self))
 
     def __len__(self) -> int:
@@ -109,22 +117,28 @@ class ClientUnit:
             for (step, output), before in zip(self.slots, self.carried, strict=True)
         ]
 
-    def make_spare(self, freed: deque[int]) -> None:
-        """Tensors for the next occurrence; they get their handles when they are given out."""
-        if self._spare is None:
-            self._spare = [
-                remote(HandleOwner(0, freed), step.signature.result.outputs[0].meta)  # type: ignore[union-attr]
-                if step.simple
-                else None
-                for step in self.steps
-            ]
+    @property
+    def func(self) -> OpOverload:
+        """Its first operator."""
+        return self.steps[0].signature.operator.func
 
-    def take_spare(self, freed: deque[int]) -> list[RemoteTensor | None]:
-        """What ``make_spare`` made, now or before."""
-        self.make_spare(freed)
-        spare, self._spare = self._spare, None
-        assert spare is not None
-        return spare
+    def fill_spares(self, freed: deque[int]) -> None:
+        """Make the tensors of the next occurrence, as far as they are not there."""
+        if self._spares is None:
+            self._spares = Spares(self._made, len(self), freed)
+        else:
+            self._spares.fill()
+
+    def take_spares(self, freed: deque[int]) -> Spares:
+        """The tensors for an occurrence, made now or before; give them back."""
+        self.fill_spares(freed)
+        spares, self._spares = self._spares, None
+        assert spares is not None
+        return spares
+
+    def give_back(self, spares: Spares) -> None:
+        """They can be taken again."""
+        self._spares = spares
 
     def common(self, other: ClientUnit) -> int:
         """How many steps both begin with."""
@@ -160,18 +174,26 @@ class ClientUnit:
         return [CARRIED, self.slots[reference.step, reference.output]]
 
     def _step(self, step: Step, signature: Signature) -> ClientStep:
-        result = signature.result
-        simple = (
-            step.kind is not Kind.GET
-            and result is not None
-            and result.form is Form.ONE
-            and isinstance(result.outputs[0], Fresh)
-            and not result.changed
-            and not signature.template.payloads
+        index, result = len(self.steps), signature.result
+        gives: int | TensorHole | None = None
+        if step.kind is Kind.OP and result is not None and not result.changed:
+            gives = _argument_given(result, signature.template)
+            outputs = tuple(each for each in result.outputs if not isinstance(each, Same))
+            if len(outputs) == len(result.outputs) and _fresh_outputs(signature):
+                gives = index
+                self._made.append(Made(index, result.form, outputs, _is_view(signature)))
+        match = compile_match(
+            signature.operator,
+            signature.template,
+            step.references,
+            self.slots,
+            self._places,
+            gives,
         )
-        match = compile_match(signature.operator, signature.template, step.references, self.slots)
-        func = signature.operator.func
-        return ClientStep(func, match, step.kind, signature, step.references, simple)
+        if gives == index:  # not before: a call does not refer to what it gives
+            for output in _fresh_outputs(signature):
+                self._places[index, output] = len(self._places)
+        return ClientStep(match, step.kind, signature, step.references, gives is not None)
 
     def _start_at(self) -> int:
         """Steps after which the server can be started: the first uploads, all at once."""
@@ -184,12 +206,26 @@ class ClientUnit:
         return max(last, 1)
 
 
-def _never(*_: Any) -> bool:
-    return False
+def never(*_: Any) -> None:
+    """Matches no call."""
+    return
 
 
-def _fresh_outputs(step: ClientStep) -> list[int]:
-    result = step.signature.result
-    if step.kind is Kind.GET or result is None:
+def _argument_given(result: ResultForm, template: Template) -> TensorHole | None:
+    """The argument that is all that an operator gives: that of ``relu_``."""
+    output = result.outputs[0] if result.form is Form.ONE else None
+    holes = (each for each in template.args if isinstance(each, TensorHole))
+    return next((e for e in holes if isinstance(output, Same) and e.index == output.index), None)
+
+
+def _fresh_outputs(signature: Signature) -> list[int]:
+    result = signature.result
+    if signature.kind is Kind.GET or result is None:
         return []
     return [k for k, output in enumerate(result.outputs) if isinstance(output, Fresh)]
+
+
+def _is_view(signature: Signature) -> bool:
+    """Whether torch takes what a call gives for a view of an argument."""
+    returns = signature.operator.func._schema.returns
+    return any(each.alias_info is not None for each in returns)

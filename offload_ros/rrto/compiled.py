@@ -42,7 +42,7 @@ class CompiledCall:
         unknown = set(self.template.kwargs) - operator.arguments
         if unknown:
             raise WireError(f'{operator.name} has no argument {sorted(unknown)[0][:80]!r}')
-        self.written = _written(operator, self.template)
+        self.written = written_by(operator, self.template)
         self.random = draws(operator, self.template)
         self.run = _compile(operator, self.template, device, generator)
         self._checked = False
@@ -89,7 +89,8 @@ def _meta_tensor(meta: Any) -> torch.Tensor:
     return made
 
 
-def _written(operator: Operator, template: Template) -> tuple[int, ...]:
+def written_by(operator: Operator, template: Template) -> tuple[int, ...]:
+    """Indices of the tensors that a call changes."""
     found: list[int] = []
     for place in operator.writes:
         if isinstance(place, str):

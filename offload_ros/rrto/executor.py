@@ -29,6 +29,7 @@ from offload_ros.rrto.server_unit import (
     described,
     switch,
 )
+from offload_ros.rrto.state import Fields, restore, state_of
 from offload_ros.wire.errors import WireError
 
 MAX_CALLS = 1 << 20
@@ -63,12 +64,12 @@ class OperatorSession:
         self._units: dict[int, ServerUnit] = {}
         self._frames: dict[int, Frame] = {}  # by thread: the last one
         self._aborting: set[int] = set()  # frames
-        self._failures = Failures()
+        self.failures = Failures()
         self._runner = FrameRunner(
             self.table,
             self._generators,
-            self._failures,
-            self._push,
+            self.failures,
+            self.push,
             lambda base: base in self._aborting,
         )
         self._actions: dict[int, Callable[..., None]] = {
@@ -87,6 +88,8 @@ class OperatorSession:
             Code.SET_RANDOM_STATE: self._set_random_state,
             Code.MEMORY: self._memory,
             Code.UNDEFINE: self._undefine,
+            Code.STATE: self._state,
+            Code.RESTORE: self._restore,
         }
 
     def receive(self, data: memoryview) -> None:
@@ -160,7 +163,7 @@ class OperatorSession:
 
     def _read(self, payloads: Any, reply: int, handle: int) -> None:
         try:
-            failure = self._failures.take()
+            failure = self.failures.take()
             if failure is None:
                 self._answer_tensor([Answer.TENSOR, reply], self._tensor(handle))
             else:
@@ -177,7 +180,7 @@ class OperatorSession:
     def _synchronize(self, payloads: Any, reply: int) -> None:
         if self.device.type == 'cuda':
             torch.cuda.synchronize(self.device)
-        failure = self._failures.take()
+        failure = self.failures.take()
         if failure is None:
             self._answer([Answer.VALUE, reply, None])
         else:
@@ -197,7 +200,7 @@ class OperatorSession:
         self._units[unit] = ServerUnit(made, [(step, output) for step, output in kept], slots)
 
     def _keep(self, payloads: Any, unit: int, kept: list[Any]) -> None:
-        self._unit(unit).kept.update((step, output) for step, output in kept)
+        self.unit(unit).kept.update((step, output) for step, output in kept)
 
     def _forget(self, payloads: Any, unit: int) -> None:
         self._units.pop(unit, None)
@@ -213,7 +216,7 @@ class OperatorSession:
         carried: list[int],
         count: int,
     ) -> None:
-        found = self._unit(unit)
+        found = self.unit(unit)
         if len(carried) != found.slots:
             raise WireError(f'unit {unit} wants {found.slots} carried handles')
         frame = self._frames.get(thread)
@@ -222,7 +225,7 @@ class OperatorSession:
         elif frame is None and len(self._frames) >= MAX_THREADS:
             raise WireError(f'{MAX_THREADS} threads of a program may run units')
         else:
-            frame = Frame(base, found, tuple(carried), failure=self._failures.pending)
+            frame = Frame(base, found, tuple(carried), failure=self.failures.pending)
             self._frames[thread] = frame
         frame.sure = sure
         self._go_on(frame, payloads, until, count)
@@ -281,13 +284,31 @@ class OperatorSession:
         value = [self.table.left_bytes, self.table.limit_bytes, self._name]
         self._answer([Answer.VALUE, reply, value])
 
+    def _state(self, payloads: Any, reply: int, handles: list[int]) -> None:
+        try:
+            tensors, data = state_of(self.table, handles)
+            answer = [Answer.STATE, reply, tensors, self._generators.numbers(), len(data)]
+            self._send(encode([answer], [*data, *self._generators.data()]))
+        except RuntimeError as error:
+            self._failed(error, reply)
+
+    def _restore(self, payloads: Any, tensors: Fields, generators: list[int], count: int) -> None:
+        data = [next(payloads) for _ in range(count)]
+        try:
+            restore(self.table, tensors, data, self.device)
+        except torch.cuda.OutOfMemoryError as error:
+            self._failed(error, 0)
+        for number in generators:
+            self._set_random_state(payloads, number)
+
     def _compiled(self, call: int) -> CompiledCall:
         try:
             return self._calls[call]
         except KeyError:
             raise WireError(f'call {call} is not defined') from None
 
-    def _unit(self, unit: int) -> ServerUnit:
+    def unit(self, unit: int) -> ServerUnit:
+        """An installed one; ``WireError``."""
         try:
             return self._units[unit]
         except KeyError:
@@ -316,7 +337,8 @@ class OperatorSession:
             self.table.free([handles[index]])
             self.table.put(handles[index], tensors[index])
 
-    def _push(self, base: int, step: int, value: Any, failure: Failure | None) -> None:
+    def push(self, base: int, step: int, value: Any, failure: Failure | None) -> None:
+        """Answer with what a step reads, or with what went wrong."""
         try:
             if failure is None and isinstance(value, torch.Tensor):
                 self._answer_tensor([Answer.READ, base, step], value)
@@ -339,10 +361,10 @@ class OperatorSession:
 
     def _failed(self, error: Exception, reply: int) -> None:
         if reply:
-            failure = self._failures.take() or described(error)
+            failure = self.failures.take() or described(error)
             self._answer([Answer.FAILED, reply, *failure])
         else:
-            self._failures.note(error)
+            self.failures.note(error)
         if not isinstance(error, (RuntimeError, ValueError, TypeError, IndexError)):
             logging.getLogger(__name__).debug('an operator failed: %s', error)
 

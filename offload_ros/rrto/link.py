@@ -10,10 +10,12 @@ from typing import Protocol
 
 from offload_ros.rrto.executor import OperatorSession
 from offload_ros.rrto.messages import Code, decode
+from offload_ros.rrto.operators import AllowedOperators
 from offload_ros.wire.errors import WireError
 
+NO_LIMIT_BYTES = 1 << 62
 Buffers = Sequence[bytes | memoryview]
-OnMessage = Callable[[memoryview], None]
+OnMessage = Callable[[memoryview], object]
 OnLost = Callable[[str], None]
 
 
@@ -110,6 +112,15 @@ class Loopback:
                 time.sleep(wait_s)
             if not self._lost:
                 self._on_message(memoryview(data))
+
+
+def on_this_machine() -> Loopback:
+    """A session for a program of this very process, which may run what it likes."""
+    return Loopback(
+        lambda send: OperatorSession(
+            send, AllowedOperators(all_there_are=True), memory_bytes=NO_LIMIT_BYTES
+        )
+    )
 
 
 def aborts_in(data: memoryview) -> list[int]:

@@ -53,6 +53,8 @@ class Code(enum.IntEnum):
     SET_RANDOM_STATE = 13  # generator; + payload
     MEMORY = 14  # reply
     UNDEFINE = 15  # [calls]: they are not used again, but by the units that have them
+    STATE = 16  # reply, [handles]
+    RESTORE = 17  # tensors, generators, storages: what STATE was answered with; + their payloads
 
 
 class Answer(enum.IntEnum):
@@ -66,6 +68,8 @@ class Answer(enum.IntEnum):
     READ_VALUE = 6  # frame, step, value
     BROKE = 7  # frame, step, class of the error, text: instead of what the step reads
     ENDED = 8  # why: the session is over
+    # reply, tensors and generators as ``state`` has them, number of storages; + storages, states
+    STATE = 9
 
 
 class Message(NamedTuple):

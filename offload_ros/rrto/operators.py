@@ -78,10 +78,12 @@ def by_mask(operator: Operator, dtypes: Iterable[torch.dtype]) -> bool:
 
 
 class AllowedOperators:
-    """The list of a server. ``more``: names that its owner adds, as ``torchvision::nms``."""
+    """The list of a server. ``more``: names that its owner adds, as ``torchvision::nms``.
+    ``all_there_are``: for a program that runs in this very process."""
 
-    def __init__(self, more: Iterable[str] = ()) -> None:
+    def __init__(self, more: Iterable[str] = (), all_there_are: bool = False) -> None:
         self._more = frozenset(more)
+        self._all = all_there_are
 
     def find(self, name: str) -> Operator:
         """``WireError`` when it is not allowed or this torch does not have it."""
@@ -92,7 +94,7 @@ class AllowedOperators:
             raise WireError(f'{name[:MAX_NAME]!r} names no operator')
         if (namespace, base) != ('aten', '_reshape_alias'):  # run as another: see ``callable_of``
             allowed = namespace == 'aten' and base in OPERATOR_NAMES
-            if not allowed and plain not in self._more:
+            if not (allowed or self._all or plain in self._more):
                 raise WireError(
                     f'operator {plain} is not among those that this server runs; its owner can add '
                     'it to the parameter rrto.operators'

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from offload_ros.rrto.calls import view_of
 from offload_ros.wire.errors import WireError
 
 MAX_GENERATORS = 64
@@ -39,3 +40,11 @@ class Generators:
         for number, state in states.items():
             if number in self._all:
                 self._all[number].set_state(state)
+
+    def numbers(self) -> list[int]:
+        """Those that there are."""
+        return list(self._all)
+
+    def data(self) -> list[bytes]:
+        """Their states."""
+        return [bytes(view_of(each.get_state())) for each in self._all.values()]

@@ -11,9 +11,11 @@ import weakref
 from torch._ops import OpOverload
 
 from offload_ros.rrto.client_unit import ClientUnit
+from offload_ros.rrto.matching import WHICHEVER
 from offload_ros.rrto.messages import Code
 from offload_ros.rrto.search import SequenceSearch
 from offload_ros.rrto.sequences import OUTPUT_BITS, OUTPUT_MASK, Entry, Kind, OperatorSequence
+from offload_ros.rrto.spares import Frame
 from offload_ros.rrto.walk import Walk
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_UNITS = 64
 UNLOGGED = 4
+LOOK_AGAIN_S = 0.001
 NOT_HANDLED: tuple[bool, Any] = (False, None)
 
 
@@ -98,11 +101,13 @@ class Recording:
         candidates = [
             unit
             for unit in self.starts.get(func, ())
-            if unit.steps[0].match(args, kwargs, 0, unit.carried)
+            if unit.steps[0].match(func, args, kwargs, WHICHEVER, (), Frame(0, unit.carried))
+            is not None
             and self.client.live.issuperset(unit.carried)
         ]
         if not candidates:
             return NOT_HANDLED
+        self.client.checkpoint()
         self.walk = walk = Walk(self.client, self.thread, candidates)
         handled = walk.step(func, args, kwargs)
         if walk.complete:
@@ -134,8 +139,11 @@ class Recording:
 
     def interrupt(self) -> None:
         """Something comes that is no operator, and must not overtake those that were walked."""
-        if self.walk is not None:
-            self._diverge(self.walk)
+        while self.walk is not None:
+            if self.walk.stop():
+                self._diverge(self.walk)
+            else:  # the lock is given back meanwhile
+                self.client.turn.wait(LOOK_AGAIN_S)
         self.settle()
 
     def settle(self) -> None:
@@ -161,6 +169,11 @@ class Recording:
     def reading(self) -> bool:
         """Its thread waits for values of a replay."""
         return self.walk is not None and self.walk.reading
+
+    @property
+    def unsettled(self) -> bool:
+        """The server may still be asked to take back what a replay did."""
+        return self.walk is not None or self._last is not None
 
     @property
     def abandoned(self) -> bool:
@@ -221,7 +234,7 @@ class Recording:
         while len(self._units) >= MAX_UNITS:
             self._remove(next(iter(self._units.values())))
         self._units[sequence.digest] = unit
-        self.starts.setdefault(unit.steps[0].func, []).append(unit)
+        self.starts.setdefault(unit.func, []).append(unit)
         client.command([Code.INSTALL, *unit.packed()])
         client.statistics.units += 1
         client.statistics.unit_operators.append(len(unit))
@@ -230,10 +243,10 @@ class Recording:
         if self.walk is not None and self.walk.uses(unit):
             return
         del self._units[unit.sequence.digest]
-        same = self.starts[unit.steps[0].func]
+        same = self.starts[unit.func]
         same.remove(unit)
         if not same:
-            del self.starts[unit.steps[0].func]
+            del self.starts[unit.func]
         self.client.command([Code.FORGET, unit.number])
 
     def _kept(self, sequence: OperatorSequence) -> list[tuple[int, int]]:

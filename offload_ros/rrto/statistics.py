@@ -22,6 +22,7 @@ class Statistics:
     unit_operators: list[int] = field(default_factory=list)
     aborts: int = 0
     recomputed: int = 0
+    fallbacks: int = 0
     blocking: int = 0
     messages: int = 0
     bytes_up: int = 0
@@ -46,7 +47,9 @@ class Statistics:
         """For a terminal."""
         operators = sum(self.kinds.values()) + self.replayed
         sizes = ', '.join(map(str, self.unit_operators[-8:])) or 'none'
+        lost = ['the server was lost: the program went on on this machine'] * self.fallbacks
         return [
+            *lost,
             f'mode {mode}: {operators} operators, {self.replayed} of them replayed in '
             f'{self.inferences} inferences',
             f'units: {self.units} (operators: {sizes}), {self.aborts} aborts, '

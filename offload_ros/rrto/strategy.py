@@ -9,6 +9,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 import copy
+from functools import partial
 import gc
 import math
 import threading
@@ -24,6 +25,7 @@ from offload_ros.robot.window import Window
 from offload_ros.rrto.channel_link import ChannelLink
 from offload_ros.rrto.client import OperatorClient
 from offload_ros.rrto.link import ServerLost
+from offload_ros.rrto.outbox import Standby
 from offload_ros.rrto.shim import tensor
 from offload_ros.rrto.shim.install import install
 from offload_ros.strategy import (
@@ -52,6 +54,7 @@ class SharedDevice:
         self._client: OperatorClient | None = None
         self._channel: Channel | None = None
         self._links: dict[Channel, ChannelLink] = {}  # one for each, while it is open
+        self._standby: Standby | None = None
         self._opened_s = -math.inf
 
     def on(self, robot: OffloadClient) -> tuple[OperatorClient, ServerState]:
@@ -70,9 +73,13 @@ class SharedDevice:
             if not open_ones:
                 raise Unanswered(f'server {wanted} is not there' if wanted else NO_SERVER)
             state, channel = open_ones[0]
-            return self._on(channel), state
+            return self._on(robot, state.name, channel), state
 
-    def _on(self, channel: Channel) -> OperatorClient:
+    def units(self) -> list[str]:
+        """Where recorded units run, for the status."""
+        return self._standby.lines() if self._standby is not None else []
+
+    def _on(self, robot: OffloadClient, server: str, channel: Channel) -> OperatorClient:
         if self._client is not None and channel is self._channel:
             lost = self._client.answers.lost
             if not lost:
@@ -89,7 +96,11 @@ class SharedDevice:
         except ServerLost as error:
             raise Unanswered(str(error)) from None
         self._links[channel] = link
-        before, self._client, self._channel = self._client, OperatorClient(link), channel
+        if self._standby is not None:
+            self._standby.close()
+        self._standby = self._placing(robot, server)
+        made = OperatorClient(link, standby=self._standby)
+        before, self._client, self._channel = self._client, made, channel
         self._opened_s = time.monotonic()
         if before is None:
             install(self._client)
@@ -98,6 +109,16 @@ class SharedDevice:
             self._client.reserve(before.reserve(0))
             tensor.bind(self._client)
         return self._client
+
+    @staticmethod
+    def _placing(robot: OffloadClient, server: str) -> Standby | None:
+        """When the server is lost, the manager itself computes."""
+        if robot.placement == 'server':
+            return None
+        standby = Standby(None)
+        link, channel = partial(robot.link_state, server), partial(robot.channel_to, server)
+        standby.place(robot.placement, link, channel)
+        return standby
 
     def _leave(self, channel: Channel) -> None:
         """End the session on another server, if that is still there."""
@@ -207,7 +228,8 @@ class RrtoStrategy:
             outputs,
             plan=f'server {server.name}, mode {device.mode}: {how}, {len(sizes)} units{operators}, '
             f'{statistics.blocking - blocking} RPCs, {up} bytes up, {down} down, '
-            f'{here.aborts - aborts} aborts ({here.aborts} in all)',
+            f'{here.aborts - aborts} aborts ({here.aborts} in all)'
+            + ''.join(f'; {line}' for line in _shared.units()),
             exact=exact,
             tolerance=0.0 if exact else TOLERANCE,
             server_s=took_s,

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import sys
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._ops import OpOverload
 
 from offload_ros.rrto.calls import Template, data_of, payloads_in
-from offload_ros.rrto.client_unit import ClientStep, ClientUnit
+from offload_ros.rrto.client_unit import ClientStep, ClientUnit, never
+from offload_ros.rrto.matching import WHICHEVER
 from offload_ros.rrto.messages import Code
 from offload_ros.rrto.results import Fresh, Same, put_together
 from offload_ros.rrto.sequences import OUTPUT_BITS, OUTPUT_MASK, Carried, Entry, External, Kind
 from offload_ros.rrto.shim.classify import finish_read, tensors_in
 from offload_ros.rrto.shim.tensor import HandleOwner, RemoteTensor, remote, set_metadata
+from offload_ros.rrto.spares import Frame
 
 if TYPE_CHECKING:
     from offload_ros.rrto.client import OperatorClient
 
 NOT_HANDLED: tuple[bool, Any] = (False, None)
+# Without the GIL two threads may each see what the other has written too late.
+_LOCK_FREE: bool = getattr(sys, '_is_gil_enabled', bool)() or not hasattr(sys, '_is_gil_enabled')
 
 
 class Walk:
@@ -35,7 +41,6 @@ class Walk:
         # Room for the longest: which of them it will be is not known.
         self.base = client.reserve(max(len(unit) for unit in candidates))
         self._shifted = self.base << OUTPUT_BITS
-        self._carried = self.unit.carried
         self._payloads: list[bytes] = []
         self._sent_payloads = 0
         self._asked = 0  # steps that the server was asked to run
@@ -48,13 +53,23 @@ class Walk:
         self.reading = False  # another thread may have the lock meanwhile
         self._pushed = client.answers.expect_frame(self.base)
         self._branches = self._branch_points()
-        self._spare = self.unit.take_spare(client.freed)
-        self._plan()
+        self._held_by_program: list[int] | None = None  # offsets of handles, when that is known
+        # Of the fast path, which takes no lock: see ``OperatorClient.call``.
+        self.open = _LOCK_FREE
+        self.busy = False
+        self._ident = get_ident()
+        self._take_spares()
 
     @property
     def complete(self) -> bool:
         """All steps were walked, and it can be no longer unit."""
         return self.at == len(self.unit) and not self._others
+
+    def stop(self) -> bool:
+        """End the fast path. False when another thread is on it just now, or waits for a read:
+        then nothing may be done with this before it has left."""
+        self.open = False  # before the other is looked at; the fast path has them the other way
+        return self._ident == get_ident() or not (self.busy or self.reading)
 
     def uses(self, unit: ClientUnit) -> bool:
         """Whether this may be a walk along ``unit``."""
@@ -78,43 +93,24 @@ class Walk:
                 others.append(handle)
         return others
 
-    def quick(
-        self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> RemoteTensor | None:
-        """As ``step`` where a step gives one new tensor and nothing else is to be done; else None.
-
-        Some hundred times for each inference: one comparison, and a tensor that is there already.
-        """
-        at = self.at
-        if func is not self._quick[at]:
-            return None
-        if not self._matches[at](args, kwargs, self._shifted, self._carried):
-            return None
-        made = self._spare[at]
-        if made is not None:
-            made._h = made._owner.handle = self._shifted + (at << OUTPUT_BITS)
-            self.at = at + 1
-        return made
-
     def step(
         self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[bool, Any]:
         """(True, what the program gets) when this call is the next one."""
         at = self.at
-        unit = self.unit
-        if at in self._branches or at == len(unit):
+        if at in self._branches or at == len(self.unit):
             self._choose(func, args, kwargs)
-            unit = self.unit
-            if at == len(unit):
+            if at == len(self.unit):
                 return NOT_HANDLED
-        step = unit.steps[at]
-        if step.func is not func or not step.match(args, kwargs, self._shifted, self._carried):
+        step = self.unit.steps[at]
+        made = step.match(func, args, kwargs, self.results, self.owners, self.frame)
+        if made is None:
             return NOT_HANDLED
         self.at = at + 1
-        if step.simple:
+        if step.quick:
             if self._asked <= at:
                 self._start()
-            return True, self._fresh(step, at)
+            return True, made
         if step.kind is Kind.GET:
             return True, self._read(step, func, args, kwargs)
         if step.signature.template.payloads:
@@ -157,7 +153,7 @@ class Walk:
         if self._asked:
             client.command([Code.ABORT, self.base, count, alive], now=True)
         else:
-            self._send_single(count)
+            self._send_single(count, alive)
         client.statistics.replayed += count
         self._end(alive)
         return self.entries(count)
@@ -184,7 +180,10 @@ class Walk:
 
     def _let_go(self) -> None:
         """What the program has dropped dies now: one by one, while it walked, costs it more."""
-        self._spare = [None] * len(self._spare)
+        if self._held_by_program is None:
+            self.open = False
+            self._held_by_program = self._spares.give_up(self.at)
+            self._home.give_back(self._spares)
 
     def _end(self, alive: list[int]) -> None:
         client = self._client
@@ -193,15 +192,6 @@ class Walk:
         client.freed.extend(self._held)  # now they may go
 
     # --- what the program gets
-
-    def _fresh(self, step: ClientStep, at: int) -> RemoteTensor:
-        spare = self._spare[at]
-        if spare is not None:
-            spare._h = spare._owner.handle = self._shifted + (at << OUTPUT_BITS)
-            return spare
-        output = step.signature.result.outputs[0]  # type: ignore[union-attr]
-        owner = HandleOwner(self._shifted + (at << OUTPUT_BITS), self._client.freed)
-        return remote(owner, output.meta)  # type: ignore[union-attr]
 
     def _outputs(
         self, step: ClientStep, at: int, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -234,7 +224,7 @@ class Walk:
         self.reading = True
         if self.complete:  # while the server computes
             self._let_go()
-            self.unit.make_spare(client.freed)
+            self._home.fill_spares(client.freed)
         try:
             value = client.answers.wait_pushed(self._pushed, at)
         finally:
@@ -275,7 +265,7 @@ class Walk:
         given = [*payloads_in(template.args, args), *payloads_in(template.kwargs, kwargs)]
         self._payloads.extend(data_of(tensor) for tensor in given)
 
-    def _send_single(self, count: int) -> None:
+    def _send_single(self, count: int, alive: list[int]) -> None:
         """Nothing was started: the steps go to the server one by one."""
         payloads = iter(self._payloads)
         for index, step in enumerate(self.unit.steps[:count]):
@@ -284,7 +274,8 @@ class Walk:
             data = [next(payloads) for _ in signature.template.payloads]
             number = self.base + index
             self._client.command([Code.CALL, 0, number, signature.number, handles], data)
-        dead = [h for h in sorted(self._dead) if (h >> OUTPUT_BITS) - self.base < count]
+        made = [self._shifted + each for each in self.unit.fresh if each >> OUTPUT_BITS < count]
+        dead = sorted(set(made).difference(alive))
         if dead:
             self._client.command([Code.FREE, dead])
 
@@ -296,14 +287,22 @@ class Walk:
             points.setdefault(self.unit.common(other), []).append(other)
         return points
 
+    def _take_spares(self) -> None:
+        """Follow ``unit`` from now on."""
+        self._home, self._spares = self.unit, self.unit.take_spares(self._client.freed)
+        self.frame = self._spares.frame
+        self._carried = self.unit.carried
+        self.frame.shifted, self.frame.carried = self._shifted, self._carried
+        self.results, self.owners = self._spares.results, self._spares.owners
+        self._plan()
+
     def _plan(self) -> None:
         """Which steps are quick: those of the unit, but for where another one may branch off."""
-        self._matches = self.unit.matches
-        self._quick = self.unit.quick
+        self.matches = self.unit.quick
         if self._branches:
-            self._quick = list(self._quick)
+            self.matches = list(self.matches)
             for at in self._branches:
-                self._quick[at] = None
+                self.matches[at] = never
 
     def _choose(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Here some candidates go on otherwise than the first one: stay with it or leave it."""
@@ -318,15 +317,19 @@ class Walk:
                 self._others = [
                     each for each in here if each is not other and other.common(each) > at
                 ]
-                self.unit, self._carried = other, carried
+                self.unit = other
                 self._branches = self._branch_points()
-                self._spare = other.take_spare(self._client.freed)
-                self._plan()
+                home, spares = self._home, self._spares
+                self._take_spares()
+                spares.exchange(self._spares, at)
+                home.give_back(spares)
+                self._carried = self.frame.carried = carried
                 return
         self._others = []
         shorter = next((each for each in here if len(each) == at), None)
         if shorter is not None and at < len(unit):
-            self.unit, self._carried = shorter, self._carried_by(shorter)
+            self._carried = self.frame.carried = self._carried_by(shorter)
+            self.unit = shorter
 
     def _goes_on(
         self,
@@ -338,8 +341,8 @@ class Walk:
     ) -> bool:
         if self.at == len(unit):
             return False
-        step = unit.steps[self.at]
-        return step.func is func and step.match(args, kwargs, self._shifted, carried)
+        match, frame = unit.steps[self.at].match, Frame(self._shifted, carried)
+        return match(func, args, kwargs, WHICHEVER, self.owners, frame) is not None
 
     def _carried_by(self, other: ClientUnit) -> list[int]:
         """Handles that ``other`` takes over; those of the steps so far have been compared."""
@@ -363,9 +366,12 @@ class Walk:
         return (handle >> OUTPUT_BITS) - self.base, handle & OUTPUT_MASK
 
     def _alive(self, count: int) -> list[int]:
-        end = count << OUTPUT_BITS
+        end, unit = count << OUTPUT_BITS, self.unit
         low, dead = self._shifted, self._dead
-        return [low + each for each in self.unit.fresh if each < end and low + each not in dead]
+        places: Sequence[int] = unit.fresh
+        if self._held_by_program is not None:
+            places = [*self._held_by_program, *unit.fresh_late]
+        return [low + each for each in places if each < end and low + each not in dead]
 
 
 def _remote_tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[RemoteTensor]:

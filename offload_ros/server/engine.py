@@ -9,9 +9,11 @@ import logging
 import math
 import threading
 import time
+from typing import Any
 
 from offload_ros.models.errors import InputError, ModelError
 from offload_ros.models.model import Model
+from offload_ros.robot.lane import Job
 from offload_ros.robot.pacing import Pacer
 from offload_ros.robot.window import Window
 from offload_ros.server.fair_queue import Entry, FairQueue
@@ -42,6 +44,7 @@ class Engine:
         self._pacer = pacer or Pacer()
         self._condition = threading.Condition()
         self._queue = FairQueue(queue_limit)
+        self._lent: deque[Job] = deque()  # what runs when no request waits
         self._closed = False
         self._busy: deque[tuple[float, float]] = deque(maxlen=1000)
         self._running: tuple[Entry, float] | None = None  # and when it began
@@ -58,6 +61,10 @@ class Engine:
     def models(self) -> list[Model]:
         """What can be asked for now."""
         return [model for same in list(self._models.values()) for model in list(same.values())]
+
+    def find(self, name: str, content_hash: str) -> Model | None:
+        """The model of this name and content, if it is here."""
+        return self._models.get(name, {}).get(content_hash)
 
     def add(self, model: Model) -> None:
         """Serve ``model`` too; another variant of a name is kept beside it."""
@@ -86,6 +93,24 @@ class Engine:
     def queue_limit(self) -> int:
         """How many may wait."""
         return self._queue.limit
+
+    @property
+    def slowdown(self) -> float:
+        """How many times as long everything takes here as on the machine itself."""
+        return self._pacer.slowdown
+
+    def lend(self, compute: Callable[[], Any]) -> Any:
+        """Run a short piece of other work in the engine's thread, when no request waits.
+
+        Waits for its value, or raises its error; ``RuntimeError`` when the engine closes.
+        """
+        job = Job(partial(self._pacer, compute), time.monotonic(), None)
+        with self._condition:
+            if self._closed:
+                raise RuntimeError('the server is closing')
+            self._lent.append(job)
+            self._condition.notify()
+        return job.result()
 
     def busy_share(self) -> float:
         """Share of the last second that was spent computing, 0 to 1."""
@@ -133,7 +158,10 @@ class Engine:
         with self._condition:
             self._closed = True
             waiting = self._queue.clear()
+            lent, self._lent = self._lent, deque()
             self._condition.notify()
+        for job in lent:
+            job.abort(RuntimeError('the server is closing'))
         for entry in waiting:
             _give(entry, self._reply(entry, Status.BUSY, 'server is closing'))
         if self._thread is not threading.current_thread():
@@ -196,12 +224,17 @@ class Engine:
         while True:
             with self._condition:
                 self._running = None
-                while (entry := self._queue.pop()) is None and not self._closed:
+                while (entry := self._queue.pop()) is None and not (self._lent or self._closed):
                     self._condition.wait()
-                if entry is None:
+                job = self._lent.popleft() if entry is None and self._lent else None
+                if entry is None and job is None:
                     return
-                self._running = (entry, time.monotonic())
-            _give(entry, self._run(entry))
+                if entry is not None:
+                    self._running = (entry, time.monotonic())
+            if entry is not None:
+                _give(entry, self._run(entry))
+            elif job is not None:
+                job.run()
 
     def _run(self, entry: Entry) -> Reply:
         request = entry.request

@@ -63,6 +63,7 @@ class OffloadClient:
         self.session = session
         self.directory = directory
         self.preferred_server = ''
+        self.placement = 'server'  # of recorded units (``rrto.options.PLACEMENTS``)
         self.routes: Mapping[str, str] = {}  # model name -> server name, from a fleet planner
         # By server name: what is known of the link, and the channel while there is one.
         self.link_state: Callable[[str], LinkState] = lambda _: LinkState()

@@ -16,6 +16,8 @@ REPORTS = 3  # of the link monitors to each other
 PROBES = 4  # measure the link; thrown away
 OPERATORS = 5  # of transparent programs to the server, and its answers (``rrto.messages``)
 CREDITS = 6  # how much of ``OPERATORS`` the receiver has done
+GRAPHS = 7  # of layer cuts: which graph, which run (``cuts.messages``), and the server's answers
+VALUES = 8  # tensors that cross such a cut, both ways
 
 
 class Status(enum.IntEnum):

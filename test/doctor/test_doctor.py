@@ -25,7 +25,7 @@ from system import (
 
 NETWORKS = str(Path(__file__).parent.parent / 'nodes')
 _domains = itertools.count(os.getpid() * 4)
-LIMIT_S = 15.0  # of one run; on an idle machine it takes half of that
+LIMIT_S = 40.0  # of one run; on an idle machine it takes up to 7.5 s
 
 
 class Camera:
@@ -52,7 +52,7 @@ class Camera:
         """The driver starts again with another topic."""
         self.topic = 'front/image'
         time.sleep(0.1)
-        self.listener.node.destroy_publisher(self._publishers['cam'])
+        self.listener.destroy(self._publishers['cam'])
 
     def close(self) -> None:
         self._ended.set()
@@ -67,7 +67,7 @@ def doctor(domain: int, *arguments: str, **environment: str) -> tuple[int, str]:
         env={**os.environ, 'ROS_DOMAIN_ID': str(domain), **environment},
         capture_output=True,
         text=True,
-        timeout=60.0,
+        timeout=120.0,
         check=False,
     )
     assert time.monotonic() - began_s < LIMIT_S

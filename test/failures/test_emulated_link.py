@@ -17,6 +17,7 @@ from rig import (
     BACK_S,
     FOREIGN,
     LOST_S,
+    SLOW,
     Rig,
     Robot,
     all_by_robot,
@@ -28,6 +29,7 @@ from system import Process, answer_to, image_message, outputs_of, random_pixels,
 
 SHAPE = (200, 300)
 SIZE = SHAPE[0] * SHAPE[1] * 3  # bytes; random, so that no codec makes them less
+MBIT = 5.0
 stamps = itertools.count(FOREIGN)
 Pair = tuple[Robot, Process, Process]
 
@@ -64,13 +66,14 @@ def large_frames(robot: Robot, count: int = 5) -> list[Any]:
         result = answer_to(publisher.publish, message, results)
         np.testing.assert_allclose(outputs_of(result)['mean'], pixels.mean(), rtol=1e-12)
         answers.append(result)
-    robot.rig.listener.node.destroy_publisher(publisher)
+    robot.rig.listener.destroy(publisher)
     return answers
 
 
 def test_cut_makes_the_server_lost_and_restoring_brings_it_back(pair: Pair) -> None:
     robot, manager, _ = pair
-    mostly_by_server(robot.play(60))
+    robot.served()
+    said = manager.output.count('server /offload_server is lost: this robot')
     with emulated(robot, cut=True):
         cut_s = time.monotonic()
         first = robot.send()
@@ -83,31 +86,32 @@ def test_cut_makes_the_server_lost_and_restoring_brings_it_back(pair: Pair) -> N
         assert max(r.total_s for r in away) < AT_ONCE_S
         # Longer than the server waits for a robot: both begin anew.
         until(lambda: time.monotonic() - cut_s > 2.5, 'the server forgets the robot')
+        assert manager.output.count('server /offload_server is lost: this robot') == said + 1
     restored_s = time.monotonic()
     first = robot.send()
     robot.play_until(lambda: robot.by_server('', robot.since(first)), 'the server is used again')
     back_s = time.monotonic() - restored_s
     print(f'cut: known after {lost_s:.3f} s; restored: used again after {back_s:.3f} s')
-    assert lost_s <= LOST_S + 0.1  # and the call of the parameter service
-    assert back_s <= BACK_S
-    mostly_by_server(robot.play(60))
-    assert manager.output.count('server /offload_server is lost: this robot') == 1
+    assert lost_s <= SLOW * LOST_S  # and the call of the parameter service
+    assert back_s <= SLOW * BACK_S
+    robot.served()
     robot.settle()
 
 
 def test_bandwidth_shows_in_the_uplink_time(pair: Pair) -> None:
     robot, *_ = pair
     plain_s = statistics.median(r.uplink_s for r in large_frames(robot))
-    with emulated(robot, bandwidth_mbps=20.0):
+    with emulated(robot, bandwidth_mbps=MBIT):
         slow = large_frames(robot)
         mostly_by_server(slow)
     slow_s = statistics.median(r.uplink_s for r in slow)
-    at_least_s = SIZE * 8 / 20e6
+    at_least_s = SIZE * 8e-6 / MBIT
     print(
-        f'uplink of {SIZE} bytes: {plain_s:.4f} s; at 20 Mbit/s {slow_s:.4f} s ({at_least_s:.4f})'
+        f'uplink of {SIZE} bytes: {plain_s:.4f} s; at {MBIT} Mbit/s {slow_s:.4f} s '
+        f'({at_least_s:.4f})'
     )
     assert plain_s < at_least_s / 2
-    assert 0.95 * at_least_s < slow_s < 1.6 * at_least_s
+    assert 0.95 * at_least_s < slow_s < 5.0 * at_least_s
     again_s = statistics.median(r.uplink_s for r in large_frames(robot))
     assert again_s < at_least_s / 2, 'the link is as it is again'
 
@@ -119,7 +123,7 @@ def test_delay_shows_in_the_round_trip_both_ways(pair: Pair) -> None:
         assert len(results) > 10
         link_s = statistics.median(r.uplink_s + r.downlink_s for r in results)
         print(f'60 ms each way: {link_s:.3f} s on the link')
-        assert 0.12 < link_s < 0.2
+        assert 0.12 < link_s < 0.6
 
 
 def test_no_result_is_lost_or_wrong_on_a_lossy_link(pair: Pair) -> None:
@@ -154,6 +158,7 @@ def test_trace_is_replayed(pair: Pair, tmp_path: Path) -> None:
         (b'0,10\n\xff\xfe\n', 'is not usable'),
         (b'0,' + b'1' * 200_000, 'is not usable'),
     ],
+    ids=['missing', 'empty', 'words', 'time_stands', 'negative', 'nan', 'never', 'binary', 'long'],
 )
 def test_bad_trace_is_refused_with_the_reason_and_changes_nothing(
     pair: Pair, tmp_path: Path, content: bytes | None, reason: str
@@ -165,7 +170,7 @@ def test_bad_trace_is_refused_with_the_reason_and_changes_nothing(
     (refusal,) = robot.rig.set_parameters(robot.name, link__emulate__trace=str(trace))
     assert refusal.startswith('link.emulate: ')
     assert reason in refusal
-    mostly_by_server(robot.play(20))
+    robot.served(frames=20)
 
 
 def test_values_that_no_link_has_are_refused(pair: Pair) -> None:
@@ -173,7 +178,7 @@ def test_values_that_no_link_has_are_refused(pair: Pair) -> None:
     for name, value in (('loss', 1.5), ('delay_ms', -1.0), ('bandwidth_mbps', -1.0)):
         (refusal,) = robot.rig.set_parameters(robot.name, **{f'link__emulate__{name}': value})
         assert 'range' in refusal
-    mostly_by_server(robot.play(20))
+    robot.served(frames=20)
 
 
 def test_bad_trace_at_start_is_one_line(pair: Pair, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from offload_ros.wire.exchange import Reply, Request, Status
 from offload_ros.wire.framing import MAX_HEADER_BYTES, frame_reply
 
 GROWTH = 20e6  # bytes
+# Of the largest lie. Each is told nine times more: what kept them would hold far more than one.
+ONE_LIE = 80e6
 BAD_NAMES = ('', 'no slash', '/', '/a b', '/x//y', '/é', '/1x', '/a' * 200, '/a' * 99, '/ok/', '~')
 SESSION = '0123456789abcdef'
 # Longer than any answer of the liars takes; the robot begins in time before it.
@@ -60,9 +62,14 @@ def test_heartbeats_of_servers_that_never_answer(rig: Rig) -> None:
             robot.send()
     many = [ModelInfo(name=f'm{index}', hash='0') for index in range(3000)]
     faker.publish(ServerHeartbeat(server='/fake_0', session=SESSION, models=many))
-    result = robot.flush()
-    assert (result.strategy_used, result.fallback) == ('device', True)
-    assert 'is connecting' in result.reason
+
+    def connecting() -> bool:
+        fake('/fake_0')  # a fake that is silent for long is forgotten
+        result = robot.flush()
+        assert (result.strategy_used, result.fallback) == ('device', True)
+        return 'is connecting' in result.reason
+
+    until(connecting, 'the reason')
 
     server = rig.server()
     began_s = time.monotonic()
@@ -77,7 +84,7 @@ def test_heartbeats_of_servers_that_never_answer(rig: Rig) -> None:
     first = robot.send()
     robot.play_until(found, 'the real server is found')
     print(f'the real server is used {time.monotonic() - began_s:.1f} s after its start')
-    mostly_by_server(robot.play(60), '/offload_server')
+    robot.served('/offload_server')
 
     # Another node with the real one's name does not throw it out.
     first = robot.send()
@@ -86,12 +93,12 @@ def test_heartbeats_of_servers_that_never_answer(rig: Rig) -> None:
         robot.send()
         time.sleep(0.02)
     mostly_by_server(robot.since(first + 1), '/offload_server')
-    manager.wait_for('two servers are named /offload_server', 1.0)
+    manager.wait_for('two servers are named /offload_server')
     # One that says in its name that it ends, but in another session, ends nothing.
     fake('/offload_server', SESSION, closing=True)
-    mostly_by_server(robot.play(40), '/offload_server')
+    mostly_by_server(robot.play(60), '/offload_server')  # from the first frame on
     until(lambda: len(robot.statuses[-1].servers) == 1, 'the fakes are forgotten')
-    until(lambda: Footprint(manager).threads <= before.threads + 3, 'their threads ended', 10.0)
+    until(lambda: Footprint(manager).threads <= before.threads + 3, 'their threads ended')
     after = Footprint(manager)
     print(f'manager before: {before}; after: {after}')
     assert after.rss - before.rss < GROWTH
@@ -118,6 +125,9 @@ def lies(chance: random.Random) -> list[Callable[[Request], Reply | bytes]]:
             whole[chance.randrange(4, 100)] = chance.randrange(128)
         return bytes(whole[:-8])
 
+    ones = torch.ones(int(ONE_LIE) // 8, dtype=torch.double)
+    # Too large on the wire however it is coded.
+    noise = torch.rand(int(ONE_LIE) // 8, dtype=torch.double)
     return [
         lambda request: reply(request, outputs={}),
         lambda request: reply(request, outputs={'other': torch.ones(1)}),
@@ -131,7 +141,8 @@ def lies(chance: random.Random) -> list[Callable[[Request], Reply | bytes]]:
         lambda request: b'xyz',
         lambda request: struct.pack('<I', 100_000) + b'[' * 100_000,
         lambda request: struct.pack('<I', MAX_HEADER_BYTES) + b' ' * MAX_HEADER_BYTES,
-        lambda request: reply(request, outputs={'mean': torch.ones(10**7, dtype=torch.double)}),
+        lambda request: reply(request, outputs={'mean': ones}),
+        lambda request: reply(request, outputs={'mean': noise}),
         lambda request: chance.randbytes(1000),
         damaged,
         damaged,
@@ -177,10 +188,10 @@ def test_server_that_answers_with_nonsense_costs_no_result(rig: Rig) -> None:
     finally:
         liar.close()
     robot.ready('/offload_server')
-    mostly_by_server(robot.play(60), '/offload_server')
+    robot.served('/offload_server')
     after = Footprint(manager)
     print(f'manager before: {before}; after: {after}')
-    assert after.rss - before.rss < GROWTH
+    assert after.rss - before.rss < ONE_LIE
     assert 'Traceback' not in manager.output
     robot.settle()
     stop_all(manager, server)

@@ -75,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         made = Site(rig, key, robot, manager, server, told, beats, doors, packets)
         while len(doors[1].recorded) < 2:  # a whole handshake, to repeat and to learn from
             reconnect(made)
-        mostly_by_server(robot.play(60))
+        robot.served()
         yield made
         stop_all(manager, *(p for p in rig.processes if p is not manager and not p.told_to_end))
 
@@ -91,7 +91,7 @@ def unchanged(site: Site) -> Iterator[None]:
     first, since = robot.send(), len(site.told)
     site.first = first
     yield
-    mostly_by_server(robot.play(60))
+    robot.served()
     until(lambda: len(site.told) > since + 1, 'the server tells its robots')
     if site.server is server:  # else it was restarted by the test
         mostly_by_server(robot.since(site.first)[:-1], share=0.05)
@@ -252,7 +252,8 @@ def test_replay_of_everything_after_the_server_was_restarted_changes_nothing(
     closing = until(lambda: list(ends()), 'the last heartbeat')
     site.robot.flush()
     # While there is no server, its records make no server.
-    heard, ended = (site.manager.output.count(text) for text in (IS_THERE, ENDS))
+    texts = (IS_THERE, ENDS, 'is lost')
+    heard, ended, lost = (site.manager.output.count(text) for text in texts)
     for tap, recorded in (*before, (site.beats, closing)):
         repeat(site, tap, recorded)
     all_by_robot(site.robot.play(40), 'no server is there')
@@ -261,7 +262,7 @@ def test_replay_of_everything_after_the_server_was_restarted_changes_nothing(
     site.robot.ready()
     new = site.rig.eavesdropper(site.robot.name)
     assert new.session != old
-    mostly_by_server(site.robot.play(60))
+    site.robot.served()
     first = site.robot.send()
     for tap, recorded in (*before, (site.beats, closing)):
         repeat(site, tap, recorded)
@@ -269,7 +270,9 @@ def test_replay_of_everything_after_the_server_was_restarted_changes_nothing(
     repeat(site, new.up, before[2][1])
     repeat(site, new, before[3][1])
     mostly_by_server(site.robot.since(first)[:-1], share=0.05)
-    assert site.manager.output.count(IS_THERE) == heard + 1
+    # A busy machine may keep the server silent for so long that it is lost, and found again.
+    lost = site.manager.output.count('is lost') - lost
+    assert site.manager.output.count(IS_THERE) == heard + 1 + lost
     assert site.manager.output.count(ENDS) == ended
     site.packets = new
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import signal
 import time
 
-from rig import Footprint, Robot, mostly_by_server, rig_in, robots_of, stop_all
+from rig import Footprint, Robot, rig_in, robots_of, stop_all
 from system import until
 
 
@@ -16,7 +16,7 @@ def test_server_forgets_a_manager_that_ended_or_died_and_serves_the_next(tmp_pat
         told = robots_of(rig)
         robot = Robot(rig)
         robot.ready()
-        mostly_by_server(robot.play(60))
+        robot.served()
         robot.settle()
         until(lambda: told and told[-1][1] == 1, 'one robot is connected')
         before = Footprint(server)
@@ -46,7 +46,7 @@ def test_server_forgets_a_manager_that_ended_or_died_and_serves_the_next(tmp_pat
             manager = rig.manager()
             first = len(robot.results)
             robot.ready()
-            mostly_by_server(robot.play(60))
+            robot.served()
             robot.settle(first)
             until(lambda: told[-1][1] == 1, 'one robot is connected')
         after = Footprint(server)

@@ -14,10 +14,11 @@ from rig import (
     AT_ONCE_S,
     BACK_S,
     LOST_S,
+    SLOW,
     Rig,
     Robot,
     all_by_robot,
-    mostly_by_server,
+    kept,
     pixels_of,
     rig_in,
     stop_all,
@@ -79,7 +80,7 @@ def test_killed_and_stopped_server(rig: Rig) -> None:
     manager, server = rig.manager(), rig.server()
     robot = Robot(rig)
     robot.ready()
-    mostly_by_server(robot.play(60))
+    robot.served()
 
     number = frame_in_flight(rig, robot)
     server.send(signal.SIGKILL)
@@ -92,10 +93,9 @@ def test_killed_and_stopped_server(rig: Rig) -> None:
     restarted_s = time.monotonic()
     server = rig.server()
     back_s = used_again(rig, robot, restarted_s)
-    mostly_by_server(robot.play(60))
+    robot.served()
     print(f'killed: known after {known_s:.3f} s, used {back_s:.3f} s after its first heartbeat')
-    assert known_s <= LOST_S
-    assert back_s <= BACK_S
+    known, back = [known_s], [back_s]
 
     # Stopped for so long that it takes the robot for gone; and for so short that its answer to the
     # old request comes when it goes on, unless the robot's new session ends the old one first.
@@ -113,17 +113,19 @@ def test_killed_and_stopped_server(rig: Rig) -> None:
         continued_s = time.monotonic()
         server.send(signal.SIGCONT)
         back_s = used_again(rig, robot, continued_s)
-        mostly_by_server(robot.play(60))
+        robot.served()
         stale += [r for r in replies[before:] if r.compute_s > 0.5]
         print(
             f'stopped: known after {known_s:.3f} s, used {back_s:.3f} s after its first '
             f'heartbeat, {len(stale)} stale replies'
         )
-        assert known_s <= LOST_S
-        assert back_s <= BACK_S
+        known.append(known_s)
+        back.append(back_s)
         if stale and stopped_s < 2.0:
             break
     assert stale, 'the server never answered the old request'
+    kept(LOST_S, *known)
+    kept(BACK_S, *back)
     robot.settle()
     stop_all(manager, server)
 
@@ -133,7 +135,7 @@ def test_server_ended_in_order_while_many_requests_wait(rig: Rig) -> None:
     robot = Robot(rig)
     robot.ready()
     other = rig.stranger('/other/offload_manager')
-    mostly_by_server(robot.play(60))
+    robot.served()
 
     number = frame_in_flight(rig, robot, 1.5)
     with ThreadPoolExecutor(20) as callers:
@@ -142,17 +144,20 @@ def test_server_ended_in_order_while_many_requests_wait(rig: Rig) -> None:
         server.send(signal.SIGINT)
         told_s = time.monotonic()
         until(lambda: robot.result_of(number), 'the frame in flight')
-        assert robot.arrival_s(number) - told_s <= LOST_S
+        assert robot.arrival_s(number) - told_s <= SLOW * LOST_S
         ends = [each.result() for each in calls]
     assert {why for why, _ in ends} == {'server /offload_server ended'}
-    assert max(ended_s for _, ended_s in ends) - told_s <= LOST_S
+    assert max(ended_s for _, ended_s in ends) - told_s <= SLOW * LOST_S
     all_by_robot([robot.result_of(number)], 'server /offload_server ended')
     all_by_robot(robot.play(20), 'no server is there (/offload_server ended)')
-    stop_all(server)
+    assert server.ended() == 0, (
+        server.output
+    )  # by the one signal: a second one would cut its end short
+    assert 'Traceback' not in server.output
     began_s = time.monotonic()
     server = rig.server()
-    assert used_again(rig, robot, began_s) <= BACK_S
-    mostly_by_server(robot.play(60))
+    assert used_again(rig, robot, began_s) <= SLOW * BACK_S
+    robot.served()
     robot.settle()
     stop_all(manager, server)
 
@@ -164,9 +169,9 @@ def test_other_server_takes_over_unless_one_is_pinned(rig: Rig) -> None:
     for name in servers:
         assert not rig.set_parameters(robot.name, server__name=name)
         robot.ready(name)
-        mostly_by_server(robot.play(60), name)
+        robot.served(name)
     assert not rig.set_parameters(robot.name, server__name='')
-    mostly_by_server(robot.play(60))
+    robot.served()
 
     used = robot.flush().plan.removeprefix('server ')
     (other,) = set(servers) - {used}
@@ -178,17 +183,17 @@ def test_other_server_takes_over_unless_one_is_pinned(rig: Rig) -> None:
     result = robot.by_server(other, robot.since(first))[0]
     took_s = robot.arrival_s(result.header.stamp.sec) - killed_s
     print(f'the other server took over after {took_s:.3f} s')
-    assert took_s <= LOST_S
-    mostly_by_server(robot.play(60), other)
+    assert took_s <= SLOW * LOST_S
+    robot.served(other)
 
     servers[used].ended()
     servers[used] = rig.server(used.strip('/'))
     assert not rig.set_parameters(robot.name, server__name=used)
     robot.ready(used)
-    mostly_by_server(robot.play(60), used)
+    robot.served(used)
     servers[used].send(signal.SIGKILL)
     killed_s = time.monotonic()
-    robot.play_until(lambda: time.monotonic() - killed_s > LOST_S, 'it is lost')
+    robot.play_until(lambda: time.monotonic() - killed_s > SLOW * LOST_S, 'it is lost')
     all_by_robot(robot.play(40), f'server {used} is not there')
     robot.settle()
     stop_all(manager, servers[other])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-import os
 from pathlib import Path
 import signal
 import sys
@@ -11,12 +10,13 @@ import time
 
 from programs import FOR_EVER, Program, server_in, transparent
 import pytest
-from rig import MODEL, Footprint
+from rig import MODEL, SLOW, Footprint
 from system import Process, new_domain, until
 
 from offload_ros.wire.key_file import make_key
 
-LOST_S = 1.0  # promise: a program knows so soon that its server is gone
+LOST_S = 2.5  # promise: a program knows so soon that its server is gone
+GOES_ON_S = 4.0  # promise: with a fallback it goes on so soon (1.1 s on a quiet machine)
 FREED_S = 3.0  # promise: a server is free of a program so soon after its end
 # Prints when it learns of the loss, uses the device again, and ends by itself.
 SURVIVES = """
@@ -62,13 +62,16 @@ class Site:
         self.models.write_text(MODEL)
         self.started: list[Process | Program] = []
 
-    def server(self, **parameters: object) -> Process:
-        server = server_in(self.domain, self.models, **parameters)
+    def server(self, wait: bool = False, **parameters: object) -> Process:
+        """A server that starts; ``wait``: that is ready."""
+        server = server_in(self.domain, self.models, wait, **parameters)
         self.started.append(server)
         return server
 
     def program(self, code: str, *options: str) -> Program:
-        command = transparent(*options, '--', sys.executable, '-c', code)
+        """A program that starts, and waits for the server if it is faster."""
+        wait = () if '--wait-s' in options else ('--wait-s', '60')
+        command = transparent(*wait, *options, '--', sys.executable, '-c', code)
         program = Program(self.domain, *command)
         self.started.append(program)
         return program
@@ -99,14 +102,14 @@ def test_program_whose_server_goes_in_the_middle_gets_an_error_at_once(
     time.sleep(0.5)
     gone_s = time.monotonic()
     server.send(number)
-    program.end(limit_s=15.0)
+    program.end()
     ended_s = time.monotonic()
     if number == signal.SIGSTOP:
         server.send(signal.SIGCONT)
     lost = next(line for line in program.out.splitlines() if line.startswith('lost'))
     told_s = float(lost.split()[1]) - gone_s
     print(f'{number.name}: known after {told_s:.3f} s, ended after {ended_s - gone_s:.3f} s')
-    assert told_s <= LOST_S
+    assert told_s <= SLOW * LOST_S
     assert 'server /offload_server is lost' in lost
     assert program.out.splitlines()[2:] == ['ServerLost'] * 4 + ['local 240000.0'], program.out
     assert program.status == 0, program.errors
@@ -118,7 +121,7 @@ def test_new_program_works_after_the_server_was_restarted(site: Site) -> None:
     program = site.program(FOR_EVER)
     program.wait_for('endless')
     server.send(signal.SIGKILL)
-    program.end(limit_s=10.0)
+    program.end()
     assert program.status == 1
     assert 'offload_ros.rrto.link.ServerLost: ' in program.errors
     site.server()
@@ -129,7 +132,7 @@ def test_new_program_works_after_the_server_was_restarted(site: Site) -> None:
 def test_without_a_server_cuda_is_not_available_and_says_so_once(site: Site) -> None:
     began_s = time.monotonic()
     program = site.program(ASKS, '--wait-s', '1').end()
-    assert time.monotonic() - began_s < 15.0
+    assert time.monotonic() - began_s < 60.0
     assert program.out == 'False False 0\n2.0\n', program.errors
     assert program.status == 1
     said = [line for line in program.errors.splitlines() if line.startswith('offload_ros: ')]
@@ -154,7 +157,7 @@ def test_program_waits_for_a_server_that_comes_later(site: Site) -> None:
 def test_key_must_fit(site: Site) -> None:
     for name in ('key', 'other'):
         make_key(site.folder / name)
-    site.server(key_file=site.folder / 'key')
+    site.server(wait=True, key_file=site.folder / 'key')
     wait = ('--wait-s', '3')
     right, wrong, none = (
         site.program(ASKS if key != 'key' else ONE, *wait, *given)
@@ -174,8 +177,8 @@ def test_key_must_fit(site: Site) -> None:
 
 
 def test_server_that_runs_no_programs_says_so(site: Site) -> None:
-    site.server(**{'rrto.sessions': 0})
-    program = site.program(ONE).end()
+    site.server(wait=True, **{'rrto.sessions': 0})
+    program = site.program(ONE, '--wait-s', '10').end()
     assert program.status == 1
     assert 'this server runs no operators of programs (parameter rrto.sessions is 0)' in (
         program.errors
@@ -187,6 +190,7 @@ def test_full_server_says_so_and_is_free_after_a_program_was_killed(site: Site) 
     server = site.server(**{'rrto.sessions': 1})
     assert site.program(ONE).end().out == '3.0\n'
     assert site.program(ONE).end().out == '3.0\n'  # the first one's session is over at once
+    time.sleep(FREED_S)  # the last one's threads end
     before = Footprint(server)
     first = site.program(SURVIVES)
     first.wait_for('endless')
@@ -194,21 +198,28 @@ def test_full_server_says_so_and_is_free_after_a_program_was_killed(site: Site) 
     assert full.status == 1
     assert '1 programs run on this server already (parameter rrto.sessions)' in full.errors
     assert Footprint(server).threads > before.threads
-    os.kill(first.process.pid, signal.SIGKILL)
-    killed_s = time.monotonic()
-    until(lambda: Footprint(server).threads <= before.threads, 'its threads are gone', FREED_S)
-    print(f'free after {time.monotonic() - killed_s:.2f} s; {before}, then {Footprint(server)}')
-    once = Footprint(server)
-    second = site.program(SURVIVES)
-    second.wait_for('endless')
-    second.process.send_signal(signal.SIGKILL)
-    until(lambda: Footprint(server).threads <= before.threads, 'nothing stays', FREED_S)
-    twice = Footprint(server)
-    print(f'twice: {twice}')
-    assert twice.rss < once.rss + 20e6  # half of the weights
-    assert twice.files <= before.files + 2
-    assert site.program(ONE).end().out == '3.0\n'
+    after = [killed(first, server, before)]
+    for _ in range(3):
+        program = site.program(SURVIVES)
+        program.wait_for('endless')
+        after.append(killed(program, server, before))
+    print(f'before: {before}; after each: {", ".join(map(str, after))}')
+    # Weights of 43 MB each: what kept them would hold them twice more at the end.
+    rss = [each.rss for each in after]
+    assert min(rss[2:]) < max(rss[:2]) + 20e6
+    assert after[-1].files <= before.files + 2
     assert server.stop() == 0
+
+
+def killed(program: Program, server: Process, before: Footprint) -> Footprint:
+    """What the server holds when it has noticed that ``program`` was killed."""
+    program.process.send_signal(signal.SIGKILL)
+    killed_s = time.monotonic()
+    until(
+        lambda: Footprint(server).threads <= before.threads, 'its threads are gone', SLOW * FREED_S
+    )
+    print(f'free after {time.monotonic() - killed_s:.2f} s')
+    return Footprint(server)
 
 
 def test_too_much_memory_is_an_error_of_the_program(site: Site) -> None:
@@ -241,3 +252,78 @@ print((kept[0] + kept[1]).sum().item(), torch.cuda.mem_get_info()[1] == 50_000_0
     assert lines[1:3] == ['too large True'] * 2
     assert lines[3] == '2000000.0 True'
     assert 'Traceback' not in server.output
+
+
+GOES_ON = """
+import copy, time
+import torch
+torch.manual_seed(0)
+local = torch.nn.Sequential(*[torch.nn.Linear(300, 300) for _ in range(12)])
+network = copy.deepcopy(local).to('cuda')
+total, expected = torch.zeros(300, device='cuda'), torch.zeros(300)
+x = torch.rand(20, 300)
+same, longest = True, (0.0, 0)
+with torch.no_grad():
+    print('endless', flush=True)
+    for index in range(400):
+        x = x + 0.001
+        begin = time.monotonic()
+        features = network(x.cuda())
+        total += features.mean(0)  # state on the device
+        found = features.cpu()
+        longest = max(longest, (time.monotonic() - begin, index))
+        wanted = local(x)
+        expected += wanted.mean(0)
+        same = same and torch.allclose(found, wanted, rtol=1e-4, atol=1e-5)
+        time.sleep(0.005)
+print('longest', *longest)
+print('same', same, torch.allclose(total.cpu(), expected, rtol=1e-4, atol=1e-4))
+"""
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSTOP])
+def test_program_with_a_fallback_goes_on_when_its_server_goes_in_the_middle(
+    site: Site, number: signal.Signals
+) -> None:
+    server = site.server()
+    program = site.program(GOES_ON, '--fallback', 'local')
+    program.wait_for('endless')
+    time.sleep(1.0)
+    server.send(number)
+    program.end()
+    if number == signal.SIGSTOP:
+        server.send(signal.SIGCONT)
+    assert program.status == 0, program.errors
+    lines = dict(line.split(' ', 1) for line in program.out.splitlines() if ' ' in line)
+    assert lines['same'] == 'True True'
+    longest_s = float(lines['longest'].split()[0])
+    print(f'{number.name}: the longest frame took {longest_s:.3f} s')
+    assert longest_s <= SLOW * GOES_ON_S
+    assert 'is lost' in program.errors
+    assert 'the program goes on on this machine' in program.errors
+    assert 'Traceback' not in program.errors
+
+
+def test_program_with_a_fallback_begins_without_a_server(site: Site) -> None:
+    program = site.program(ONE, '--fallback', 'local', '--wait-s', '0.5').end()
+    assert (program.status, program.out) == (0, '3.0\n'), program.errors
+    assert 'no offload server is ready within 0.5 s' in program.errors
+    assert 'cuda:0 is this machine' in program.errors
+
+
+def test_placement_needs_the_fallback(site: Site) -> None:
+    program = site.program(ONE, '--placement', 'auto').end()
+    assert program.status == 2
+    assert 'placement auto wants a copy on this machine: give --fallback local' in program.errors
+
+
+def test_placement_measures_both_sides(site: Site) -> None:
+    site.server()
+    stateless = GOES_ON.replace('total += features', 'total = features')
+    program = site.program(stateless, '--fallback', 'local', '--placement', 'auto')
+    program.end()
+    assert program.status == 0, program.errors
+    assert 'same True' in program.out
+    line = next(each for each in program.errors.splitlines() if 'unit ' in each and 'robot' in each)
+    assert 'server ' in line and ' ms, robot ' in line
+    print(line)

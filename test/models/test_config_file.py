@@ -153,8 +153,9 @@ BAD_TEXTS = {
     ),
     'unknown key of a model': (
         model(rest='deadline: 5'),
-        "model 'a': unknown key 'deadline' (known: deadline_ms, inputs, outputs, preprocess, "
-        'source, strategy, sync_slop_ms, variant, variants)',
+        "model 'a': unknown key 'deadline' (known: deadline_ms, inputs, objective, "
+        'objective_deadline_ms, objective_weight, outputs, preprocess, source, strategy, '
+        'sync_slop_ms, variant, variants)',
     ),
     'unknown key of an input': (
         model(inputs='[{name: x, topic: t}, {name: y, topic: t, rate: 5}]'),
@@ -242,6 +243,19 @@ BAD_TEXTS = {
     'variants is a list': (
         model(rest='variants: [b]'),
         "model 'a', variants: must be a mapping of keys to values, not ['b']",
+    ),
+    'objective is none': (
+        model(rest='objective: speed'),
+        "model 'a': objective 'speed' is not one of latency, energy, weighted",
+    ),
+    'objective is a number': (model(rest='objective: 5'), "model 'a': objective must be text"),
+    'weight is too large': (
+        model(rest='objective: weighted, objective_weight: 2'),
+        "model 'a': objective_weight 2.0 is outside 0 to 1",
+    ),
+    'deadline of the objective is negative': (
+        model(rest='objective: energy, objective_deadline_ms: -5'),
+        "model 'a': objective_deadline_ms -5.0 is outside 0 to 60000",
     ),
     'deadline is text': (
         model(rest='deadline_ms: soon'),

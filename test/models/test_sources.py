@@ -212,7 +212,7 @@ def test_hub_id_without_network_is_one_clear_error():
         '    load_network(Source(transformers="nobody-here/no-such-network"))\n'
         'except ModelError as error:\n'
         '    print(error)\n'
-        '    assert time.monotonic() - began_s < 20\n'
+        '    assert time.monotonic() - began_s < 60\n'
     )
     ran = subprocess.run(
         [sys.executable, '-c', code],

@@ -43,13 +43,14 @@ with torch.no_grad():
 )
 
 
-def server_in(domain: int, models: Path, **parameters: Any) -> Process:
-    """A server with ``models``, and signals and /proc of its own."""
+def server_in(domain: int, models: Path, wait: bool = True, **parameters: Any) -> Process:
+    """A server with ``models``, and signals and /proc of its own; ``wait``: until it serves."""
     command = [f'{get_package_prefix("offload_ros")}/lib/offload_ros/offload_server', '--ros-args']
     for key, value in {'models_file': models, 'threads': 1, **parameters}.items():
         command += ['-p', f'{key}:={value}']
     process = Process(domain, *command)
-    process.wait_for('serving')
+    if wait:
+        process.wait_for('serving')
     return process
 
 
@@ -95,7 +96,7 @@ class Program:
         self.end()
         raise AssertionError(f'{text!r} was not printed: {self.out}\n{self.errors}')
 
-    def end(self, given: str | None = None, limit_s: float = 30.0) -> Program:
+    def end(self, given: str | None = None, limit_s: float = 90.0) -> Program:
         """Wait for its end."""
         try:
             out, errors = self.process.communicate(given, limit_s)

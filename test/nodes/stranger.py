@@ -23,6 +23,7 @@ from rclpy.signals import SignalHandlerOptions
 from system import Listener, until
 import torch
 
+from offload_ros.cuts.host import GraphHost
 from offload_ros.msg import Handshake, ServerHeartbeat
 from offload_ros.msg import Packet as PacketMessage
 from offload_ros.nodes.robot_contacts import RobotContacts
@@ -163,7 +164,15 @@ class Liar(RobotContacts):
             submit=self._submit,
         )
         self._own_node = own_node(domain, name)
-        super().__init__(self._own_node, engine, runtime_of('cpu'), 'cpu', Limits(), OperatorHost())
+        super().__init__(
+            self._own_node,
+            engine,
+            runtime_of('cpu'),
+            'cpu',
+            Limits(),
+            OperatorHost(),
+            GraphHost(1 << 20),
+        )
 
     def _submit(self, request: Request, answer: Callable[[Reply], None]) -> None:
         self.asked += 1

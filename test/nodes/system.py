@@ -9,6 +9,7 @@ import itertools
 import os
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -16,8 +17,10 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from rclpy.client import Client
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
@@ -31,8 +34,26 @@ _domains = itertools.count(os.getpid() * 13)
 
 
 def new_domain() -> int:
-    """A ROS_DOMAIN_ID of 101 to 200 that no other test of this run has."""
-    return 101 + next(_domains) % 100
+    """A ROS_DOMAIN_ID of 101 to 200 that no other test of this run has, nor anybody else now."""
+    for _ in range(100):
+        domain = 101 + next(_domains) % 100
+        if is_free(domain):
+            return domain
+    raise AssertionError('no ROS_DOMAIN_ID is free')
+
+
+def is_free(domain: int) -> bool:
+    """Whether the ports are free by which nodes of a domain find each other.
+
+    Some of them are among those that the system gives to any program that asks for one.
+    """
+    for port in range(7400 + 250 * domain, 7402 + 250 * domain):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tried:
+            try:
+                tried.bind(('', port))
+            except OSError:
+                return False
+    return True
 
 
 def write_models(folder: Path, text: str) -> Path:
@@ -76,7 +97,7 @@ class Process:
         """Everything printed so far."""
         return ''.join(self._output)
 
-    def wait_for(self, text: str, limit_s: float = 60.0) -> None:
+    def wait_for(self, text: str, limit_s: float = 120.0) -> None:
         """Until ``text`` was printed; AssertionError with the output otherwise."""
         end_s = time.monotonic() + limit_s
         while text not in self.output:
@@ -96,13 +117,13 @@ class Process:
         else:
             self.process.send_signal(number)
 
-    def ended(self, limit_s: float = 60.0) -> int:
+    def ended(self, limit_s: float = 120.0) -> int:
         """Wait for the end; the exit status."""
         status = self.process.wait(limit_s)
         self._reader.join(5.0)
         return status
 
-    def stop(self, number: int = signal.SIGINT, limit_s: float = 20.0) -> int:
+    def stop(self, number: int = signal.SIGINT, limit_s: float = 60.0) -> int:
         """Ctrl-C and the exit status; a traceback or a hang fails the test."""
         if self.process.poll() is None:
             self.send(number)
@@ -155,7 +176,7 @@ class Listener:
         )
         return received
 
-    def call(self, kind: type, name: str, request: Any, limit_s: float = 30.0) -> Any:
+    def call(self, kind: type, name: str, request: Any, limit_s: float = 90.0) -> Any:
         """Call a service and return its response."""
         client = self.node.create_client(kind, name)
         try:
@@ -164,7 +185,7 @@ class Listener:
             until(future.done, f'an answer of {name}', limit_s)
             return future.result()
         finally:
-            self.node.destroy_client(client)
+            self.destroy(client)
 
     def results(self, model: str) -> list[Any]:
         """Results of ``model`` from now on."""
@@ -177,6 +198,15 @@ class Listener:
         if not reliable:
             qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         return self.node.create_publisher(kind, topic, qos)
+
+    def destroy(self, entity: Client | Publisher) -> None:
+        """End a client or publisher in the thread that spins: what rclpy waits for and finds
+        destroyed, as the events of a publisher, raises there and would end the thread."""
+        end = (
+            self.node.destroy_client if isinstance(entity, Client) else self.node.destroy_publisher
+        )
+        task = self._executor.create_task(end, entity)
+        until(lambda: task.done() or not self._thread.is_alive(), 'the listener runs')
 
     def close(self) -> None:
         """End the node and its thread."""
@@ -203,7 +233,7 @@ def random_pixels(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def until(condition: Callable[[], Any], what: str, limit_s: float = 30.0) -> Any:
+def until(condition: Callable[[], Any], what: str, limit_s: float = 90.0) -> Any:
     """Wait for a truthy value and return it."""
     end_s = time.monotonic() + limit_s
     while not (value := condition()):
@@ -218,14 +248,14 @@ def outputs_of(result: Any) -> dict[str, np.ndarray]:
 
 
 def answer_to(
-    publish: Callable[[Any], None], message: Any, results: list[Any], limit_s: float = 20.0
+    publish: Callable[[Any], None], message: Any, results: list[Any], limit_s: float = 90.0
 ) -> Any:
     """Publish one frame and wait for the result with its stamp."""
     return answers_to(lambda: publish(message), message.header.stamp, [results], limit_s)[0]
 
 
 def answers_to(
-    publish: Callable[[], None], stamp: Any, results: list[list[Any]], limit_s: float = 30.0
+    publish: Callable[[], None], stamp: Any, results: list[list[Any]], limit_s: float = 90.0
 ) -> list[Any]:
     """Publish frames with ``stamp`` and wait for the result of each list with it.
 

@@ -85,7 +85,7 @@ class Robot:
 
     def until_used(self, strategy: str) -> dict[str, Any]:
         """Play until both models' results come from ``strategy``."""
-        end_s = time.monotonic() + 20.0
+        end_s = time.monotonic() + 90.0
         while time.monotonic() < end_s:
             results = self.frame()
             if all(result.strategy_used == strategy for result in results.values()):

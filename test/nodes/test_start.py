@@ -27,30 +27,31 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize('executable', ['offload_server', 'offload_manager'])
 @pytest.mark.parametrize('case', [*BAD_FILES, 'missing file'])
-def test_bad_models_file_ends_the_process_with_one_line(
-    tmp_path: Path, executable: str, case: str
-) -> None:
+def test_bad_models_file_ends_the_process_with_one_line(tmp_path: Path, case: str) -> None:
     file, text = tmp_path / 'absent.yaml', 'absent.yaml: No such file'
     if case in BAD_FILES:
         content, text = BAD_FILES[case]
         file = write_models(tmp_path, content)
-    process = Process(
-        new_domain(),
-        'ros2',
-        'run',
-        'offload_ros',
-        executable,
-        '--ros-args',
-        '-p',
-        f'models_file:={file}',
-    )
-    assert process.ended() != 0
-    errors = [line for line in process.output.splitlines() if line.startswith('error: ')]
-    assert len(errors) == 1, process.output
-    assert text in errors[0]
-    assert 'Traceback' not in process.output
+    processes = [
+        Process(
+            new_domain(),
+            'ros2',
+            'run',
+            'offload_ros',
+            executable,
+            '--ros-args',
+            '-p',
+            f'models_file:={file}',
+        )
+        for executable in ('offload_server', 'offload_manager')
+    ]
+    for process in processes:
+        assert process.ended() != 0
+        errors = [line for line in process.output.splitlines() if line.startswith('error: ')]
+        assert len(errors) == 1, process.output
+        assert text in errors[0]
+        assert 'Traceback' not in process.output
 
 
 def test_strategy_of_models_file_is_checked(tmp_path: Path) -> None:
@@ -71,10 +72,11 @@ def test_strategy_of_models_file_is_checked(tmp_path: Path) -> None:
 
 
 def test_launch_arguments_are_described() -> None:
-    for file in ('robot', 'server', 'demo'):
-        process = Process(
-            new_domain(), 'ros2', 'launch', 'offload_ros', f'{file}.launch.py', '--show-args'
-        )
+    processes = [
+        Process(new_domain(), 'ros2', 'launch', 'offload_ros', f'{file}.launch.py', '--show-args')
+        for file in ('robot', 'server', 'demo')
+    ]
+    for process in processes:
         assert process.ended() == 0
         assert "'models_file'" in process.output
         assert 'No description given' not in process.output

@@ -123,7 +123,7 @@ def test_signals_end_a_program_as_ever(server: Process, number: signal.Signals) 
     program.wait_for('endless')
     time.sleep(0.2)
     program.process.send_signal(number)
-    program.end(limit_s=5.0)
+    program.end()
     assert program.status == -number
     if number == signal.SIGINT:
         assert program.errors.count('Traceback') == 1, program.errors
@@ -227,7 +227,7 @@ rclpy.try_shutdown()
         program.wait_for('spins')
         until(lambda: len(sums) > 20, 'its messages')
         program.process.send_signal(number)
-        program.end(limit_s=10.0)
+        program.end()
         assert (program.status, program.out) == (0, 'spins\nended True\n'), program.errors
         assert 'Traceback' not in program.errors, program.errors
         assert all(message.data % 6 == 0 for message in sums)
@@ -243,7 +243,7 @@ def test_two_programs_at_once_are_isolated(server: Process, on_cpu: str) -> None
         for code in (CLASSIFY, other, CLASSIFY)
     ]
     for program, expected in zip(programs, (on_cpu, want, on_cpu), strict=True):
-        program.end(limit_s=60.0)
+        program.end()
         assert (program.status, program.out) == (0, expected), program.errors
         assert SESSION in program.errors
 

@@ -1,6 +1,7 @@
 """Every frame taken up gets exactly one answer, in time where the robot can, whatever a strategy
 does."""
 
+import math
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ import torch
 
 from offload_ros import strategy as strategies
 from offload_ros.models.errors import InputError
+from offload_ros.policy.power import PowerModel
 from offload_ros.robot.pipeline import Pipeline
 from offload_ros.strategy import Link, Result, StrategyRefused, Unanswered
 
@@ -137,7 +139,7 @@ def test_strategy_that_gives_up_is_replaced_at_once_with_its_reason(start, make_
     assert (answer.strategy_requested, answer.strategy_used) == ('stub', 'device')
     assert (answer.fallback, answer.reason) == (True, 'no server is there')
     assert (answer.error, answer.late) == ('', False)
-    assert answer.total_s < 5.0, 'the deadline of 20 s is not waited for'
+    assert answer.total_s < 10.0, 'the deadline of 20 s is not waited for'
     assert run.pipeline.statistics.fallbacks == 1
 
 
@@ -205,12 +207,11 @@ def test_model_too_heavy_for_the_deadline_begins_at_it_and_is_late(
     run = start(make_model(module, strategy='stub', deadline_ms=200.0), silent := stub())
     run.ask(x)
     idle(lane)
-    module.began.clear()
     silent.answer = silent.never
     received_s = time.monotonic()
     run.pipeline.offer(x, received_s)
-    assert not module.began.wait(0.15), 'until the deadline the strategy may answer'
     answer = run.wait_for(2)[-1]
+    assert module.began_s - received_s >= 0.2, 'until the deadline the strategy may answer'
     assert answer.late
     assert answer.fallback
     assert torch.equal(answer.outputs['output'], x * 2)
@@ -388,6 +389,31 @@ def test_times_elsewhere_are_not_the_robots(start, make_model, stub, x):
     assert answer.robot_s == pytest.approx(answer.total_s - 0.06)
 
 
+def test_energy_is_the_power_models_of_what_the_robot_did(start, make_model, doubled, stub, x):
+    """Computing, communicating and waiting cost different watts (``policy.power``)."""
+    watts = PowerModel(computing_w=100.0, communicating_w=10.0, standby_w=1.0)
+
+    def ask(answer, seconds=0.0):
+        run = start(make_model(doubled(seconds), strategy='stub'), stub(answer))
+        run.pipeline._power = watts
+        return run.ask(x)
+
+    timed = Result({'output': x}, 'stub', uplink_s=0.01, server_s=0.02, downlink_s=0.03)
+    answer = ask(lambda frame, deadline_s: time.sleep(0.1) or timed)
+    want_j = 100.0 * (answer.total_s - 0.06) + 10.0 * 0.04 + 1.0 * 0.02
+    assert answer.energy_j == pytest.approx(want_j)
+
+    def give_up(frame, deadline_s):
+        time.sleep(0.3)
+        raise Unanswered('too late')
+
+    answer = ask(give_up, seconds=0.05)
+    waited_s = answer.total_s - answer.computing_s
+    assert answer.fallback and waited_s > 0.25 and 0.04 < answer.computing_s < 5.0
+    assert answer.energy_j == pytest.approx(100.0 * answer.computing_s + waited_s)
+    assert math.isnan(ask(lambda frame, deadline_s: None).energy_j), 'no result'
+
+
 def test_strategy_change_takes_effect_on_the_next_frame(start, make_model, stub, x):
     run = start(make_model(), stub())
     used = []
@@ -433,8 +459,8 @@ def test_unknown_strategy_is_refused_with_those_that_can_run_the_model(start, ma
     with pytest.raises(StrategyRefused) as refusal:
         run.pipeline.set_strategy('teleport')
     assert str(refusal.value) == (
-        "model 'tiny': there is no strategy 'teleport'; there are device, rrto, server; "
-        'admissible: device, rrto, server'
+        "model 'tiny': there is no strategy 'teleport'; there are device, dsccs, intra_dp, "
+        'layer_cut, mcop, rrto, server, spso_ga; admissible: device, rrto, server'
     )
     assert run.pipeline.strategy == 'device'
     assert run.ask(x).strategy_used == 'device'
@@ -550,7 +576,7 @@ def test_close_ends_a_strategy_that_waits(start, make_model, stub, x):
         time.sleep(0.001)
     began_s = time.monotonic()
     run.pipeline.close()
-    assert time.monotonic() - began_s < 8.0
+    assert time.monotonic() - began_s < LONG_S
     assert len(run.answers) == 1
     assert run.answers[0].reason == 'the stub never answers'
 

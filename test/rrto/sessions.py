@@ -17,6 +17,7 @@ from offload_ros.rrto.client import OperatorClient
 from offload_ros.rrto.executor import OperatorSession
 from offload_ros.rrto.link import Loopback
 from offload_ros.rrto.messages import Code
+from offload_ros.rrto.outbox import Standby
 from offload_ros.rrto.shim import tensor
 
 MODES = ('rpc', 'pipelined', 'replay')
@@ -52,10 +53,16 @@ class Cost:
 class Session:
     """A client and its server in this process; operators go there while it is ``current``."""
 
-    def __init__(self, mode: str = 'replay', **options: Any) -> None:
+    def __init__(
+        self,
+        mode: str = 'replay',
+        link: Callable[..., Loopback] = Loopback,
+        standby: Standby | None = None,
+        **options: Any,
+    ) -> None:
         self.mode = mode
-        self.link = Loopback(lambda send: OperatorSession(send, **options))
-        self.client = OperatorClient(self.link, mode)
+        self.link = link(lambda send: OperatorSession(send, **options))
+        self.client = OperatorClient(self.link, mode, standby)
         self.costs: list[Cost] = []
 
     def make_current(self) -> None:

@@ -249,7 +249,7 @@ def test_real_client_over_a_channel(open_program):
         began_s = time.monotonic()
         with pytest.raises(ServerLost, match='server /x is lost'):
             (there + 1).cpu()
-        assert time.monotonic() - began_s < 1.0
+        assert time.monotonic() - began_s < LONG_S / 2
         wait_until(lambda: shim_tensor.current() is client)
     finally:
         uninstall()

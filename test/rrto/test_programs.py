@@ -60,7 +60,7 @@ OPTIONS = {
 pytestmark = pytest.mark.usefixtures('settled')
 
 
-@settings(max_examples=220, derandomize=True, **OPTIONS)
+@settings(max_examples=110, derandomize=True, **OPTIONS)
 @given(PROGRAMS)
 def test_random_programs_agree(instructions):
     check(instructions, modes=MODES[bool(len(replayed) % 4) :])  # rpc takes the longest

@@ -22,6 +22,7 @@ from offload_ros.rrto.search import (
     Wiring,
 )
 
+from ..draws import examples
 from .synthetic_log import FACTORY, NOISE, READ, UPLOAD, A, B, Program, check_sound, whole
 
 # An inference: segments that end with a read, of layers, and whether an upload begins them. Each
@@ -69,7 +70,7 @@ class RandomProgram(Program):
         return self.there[-1]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(100, 3000))
 @given(
     segments=SEGMENTS,
     states=st.integers(0, 3),
@@ -98,7 +99,7 @@ def test_the_true_unit_is_found_at_the_end_of_the_second_inference(
         program.noise(rng, between and rng.randrange(between + 1))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(150, 5000))
 @given(
     calls=st.lists(
         st.tuples(
@@ -122,7 +123,7 @@ def test_what_is_returned_did_occur_twice_whatever_the_log(calls, repetitions, s
         program.call(10 * kind + signature, *handles[: 1 + signature], kind=Kind(kind))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50, 1000))
 @given(order=st.lists(st.sampled_from((A, B)), min_size=12, max_size=30), split=st.integers(0, 9))
 def test_calls_logged_in_bulk_count_as_those_that_were_appended(order, split):
     program = Program()

@@ -375,3 +375,49 @@ def test_busy_share_of_many_short_requests_is_within_one(engine, answers):
 def test_queue_limit_is_at_least_one():
     with pytest.raises(ValueError, match='limit must be at least 1'):
         Engine('/server', 's', [], queue_limit=0)
+
+
+def test_lent_work_runs_when_no_request_waits(engine, held, answers):
+    order, values = [], []
+    work = threading.Thread(
+        target=lambda: values.append(engine.lend(lambda: order.append('lent') or 7))
+    )
+    work.start()
+    engine.submit(request(1), lambda reply: (order.append('request'), answers(reply)))
+    held.open.set()
+    answers.wait_for(2)
+    work.join(LONG_S)
+    assert values == [7]
+    assert order == ['request', 'lent']
+
+
+def test_an_error_of_lent_work_is_its_owners(engine, answers):
+    with pytest.raises(ZeroDivisionError):
+        engine.lend(lambda: 1 // 0)
+    engine.submit(request(2), answers)
+    assert answers.wait_for(1)[0].status == Status.OK
+
+
+def test_lent_work_that_waits_ends_with_the_engine(engine, held):
+    errors = []
+
+    def lend():
+        try:
+            engine.lend(lambda: None)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    work = threading.Thread(target=lend)
+    work.start()
+    end_s = time.monotonic() + LONG_S
+    while not engine._lent:
+        assert time.monotonic() < end_s
+        time.sleep(0.001)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    work.join(LONG_S)
+    held.open.set()
+    closing.join(LONG_S)
+    assert errors == ['the server is closing']
+    with pytest.raises(RuntimeError, match='closing'):
+        engine.lend(lambda: None)

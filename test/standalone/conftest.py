@@ -48,7 +48,7 @@ class Ros2:
         self._started.append(process)
         return process
 
-    def run(self, *words, timeout=30):
+    def run(self, *words, timeout=120):
         return subprocess.run(
             [sys.executable, str(ROS2), *map(str, words)],
             env=self.env,
@@ -112,7 +112,7 @@ def package(ros2):
 def eventually():
     """Wait until a condition has a true value, and return it."""
 
-    def wait(condition, timeout_s=10.0):
+    def wait(condition, timeout_s=60.0):
         end = time.monotonic() + timeout_s
         while not (value := condition()):
             assert time.monotonic() < end, 'did not happen in time'

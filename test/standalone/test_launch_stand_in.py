@@ -146,7 +146,7 @@ def test_what_a_failing_launch_has_started_is_ended(ros2, write, tmp_path, event
         + '\nTimerAction(period=1.5, actions=[OpaqueFunction(function=lambda context: 1 / 0)]),'
     )
     process, pids = start_sleepers(ros2, eventually, tmp_path, path)
-    assert process.wait(10) == 1
+    assert process.wait(60) == 1
     assert not any(map(alive, pids))
 
 
@@ -158,10 +158,11 @@ def test_a_signal_ends_everything_and_leaves_no_orphan(
     process, pids = start_sleepers(ros2, eventually, tmp_path, path)
     assert all(map(alive, pids))
     os.killpg(process.pid, number)
-    output = process.communicate(timeout=4)[0]
+    output = process.communicate(timeout=60)[0]
     assert process.returncode == code
     assert not any(map(alive, pids))
     assert "sending signal 'SIGINT' to process[python3-1]" in output
+    assert 'escalating' not in output
     assert '\nTraceback' not in output  # a child's own would stand behind its prefix
 
 
@@ -170,7 +171,7 @@ def test_a_launch_whose_reader_has_gone_goes_on_and_ends(ros2, write, tmp_path, 
     process, pids = start_sleepers(ros2, eventually, tmp_path, write(sleeper(tmp_path)))
     process.stdout.close()
     process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 0
+    assert process.wait(60) == 0
     assert not any(map(alive, pids))
 
 
@@ -179,7 +180,7 @@ def test_a_process_that_ignores_signals_is_killed_in_steps(ros2, write, tmp_path
     path = write(sleeper(tmp_path, '2,15', timeouts))
     process, pids = start_sleepers(ros2, eventually, tmp_path, path)
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=5)[0]
+    output = process.communicate(timeout=60)[0]
     assert process.returncode == 0
     assert not any(map(alive, pids))
     assert "after receiving 'SIGINT', escalating to 'SIGTERM'" in output
@@ -191,7 +192,7 @@ def test_a_killed_launch_takes_its_processes_along(ros2, write, tmp_path, eventu
     process, pids = start_sleepers(ros2, eventually, tmp_path, write(sleeper(tmp_path)))
     process.kill()
     try:
-        eventually(lambda: not alive(pids[0]), 3)
+        eventually(lambda: not alive(pids[0]))
     finally:
         os.kill(pids[1], signal.SIGKILL)  # a grandchild is beyond what the kernel promises
 

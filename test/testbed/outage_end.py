@@ -17,7 +17,6 @@ from offload_ros.wire.channel import key_of, number_of
 from offload_ros.wire.incoming import TransferError
 
 SIZE = 4_000_000
-CONTROL_S, OUTAGE_S = 4.0, 4.0
 
 
 class Ticker:
@@ -36,8 +35,8 @@ class Ticker:
             last_s = now_s
 
     def take(self):
-        gaps_s, self.gaps_s = self.gaps_s, []
-        return {'longest_s': max(gaps_s), 'over_20_ms': sum(gap > 0.02 for gap in gaps_s)}
+        late_s = sum(gap for gap in self.gaps_s if gap > 0.02)
+        return {'longest_s': max(self.gaps_s), 'late_share': late_s / sum(self.gaps_s)}
 
 
 def robot():
@@ -55,8 +54,6 @@ def robot():
         except queue.Empty:
             continue
     ticker = Ticker()
-    time.sleep(CONTROL_S)
-    control = ticker.take()
     patient = end.channel.send(key_of(TENSORS, 1000), bytes(SIZE))
     hasty = end.channel.send(key_of(TENSORS, 1001), bytes(SIZE), deadline_s=time.monotonic() + 2.0)
     print('sending', flush=True)
@@ -71,8 +68,7 @@ def robot():
     print(
         json.dumps(
             {
-                'control': control,
-                'outage': ticker.take(),
+                **ticker.take(),
                 'hasty': hasty.state.value,
                 'hasty_s': hasty_s,
                 'patient': patient.state.value,

@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks.testbed import Testbed, Trace
 
+from ..tries import tries
+
 
 @pytest.mark.parametrize(
     ('mbit', 'rtt_s'), [(20, 0.0), (93, 0.0), (450, 0.0), (93, 0.0026), (450, 0.0026)]
@@ -30,6 +32,7 @@ def test_the_directions_have_rates_of_their_own(probes):
 
 
 @pytest.mark.parametrize('rtt_s', [0.0, 0.0026, 0.02])
+@tries(3)
 def test_round_trips_take_what_was_asked(probes, rtt_s):
     with Testbed(rtt_s=rtt_s) as bed:
         times = sorted(probes.ping(bed.robot, bed.server))
@@ -37,6 +40,7 @@ def test_round_trips_take_what_was_asked(probes, rtt_s):
     assert rtt_s - 0.0003 <= median_s <= rtt_s + 0.0007
 
 
+@tries(3)
 def test_the_asked_share_of_frames_is_lost_each_way(probes):
     with Testbed(mbit=450, loss=0.03, seed=7) as bed:
         for source, sink in ((bed.robot, bed.server), (bed.server, bed.robot)):
@@ -45,6 +49,7 @@ def test_the_asked_share_of_frames_is_lost_each_way(probes):
             assert lost == pytest.approx(0.03, abs=0.007)  # four standard deviations
 
 
+@tries(3)
 def test_nothing_is_lost_without_loss(probes):
     with Testbed(mbit=450, rtt_s=0.0026) as bed:
         _, counted = probes.udp(bed.robot, bed.server, 10_000, 200, 4e6)
@@ -52,6 +57,7 @@ def test_nothing_is_lost_without_loss(probes):
 
 
 @pytest.mark.parametrize('rtt_s', [0.0, 0.0026])
+@tries(3)
 def test_a_sender_is_not_held_back_and_the_queue_drops(probes, rtt_s):
     with Testbed(mbit=20, rtt_s=rtt_s, queue_bytes=312_000) as bed:
         sent, counted = probes.udp(bed.robot, bed.server, 3000, 1400, 1e9)
@@ -61,6 +67,7 @@ def test_a_sender_is_not_held_back_and_the_queue_drops(probes, rtt_s):
 
 
 @pytest.mark.parametrize(('before', 'after'), [(20, 93), (93, 20)])
+@tries(3)
 def test_a_new_rate_holds_within_a_fifth_of_a_second(probes, rate_between, before, after):
     changed_s = []
 
@@ -77,6 +84,7 @@ def test_a_new_rate_holds_within_a_fifth_of_a_second(probes, rate_between, befor
     assert 0.5 * after < rate_between(arrivals, at_s + 0.2, at_s + 0.7) < 1.1 * after
 
 
+@tries(3)
 def test_nothing_gets_stuck_when_the_rate_falls(probes):
     def fall_and_rise():
         for mbit in (20, 450, 20, 450):
@@ -89,6 +97,7 @@ def test_nothing_gets_stuck_when_the_rate_falls(probes):
     assert max(pauses) < 0.25  # the full queue lasts 0.125 s at 20 Mbit/s
 
 
+@tries(3)
 def test_a_trace_sets_the_rate_and_begins_again_at_its_end(probes, rate_between):
     began_s = []
 
@@ -106,6 +115,7 @@ def test_a_trace_sets_the_rate_and_begins_again_at_its_end(probes, rate_between)
 
 
 @pytest.mark.parametrize('rtt_s', [0.0, 0.0026])
+@tries(3)
 def test_a_cut_loses_everything_and_leaves_the_interfaces_up(probes, rtt_s):
     with Testbed(rtt_s=rtt_s) as bed:
         assert None not in probes.ping(bed.robot, bed.server, 5)
@@ -120,6 +130,7 @@ def test_a_cut_loses_everything_and_leaves_the_interfaces_up(probes, rtt_s):
 
 
 @pytest.mark.parametrize('routed', [False, True])
+@tries(3)
 def test_multicast_crosses_a_bridge_and_not_a_router(probes, routed):
     with Testbed(routed=routed, mbit=20) as bed:
         speaker = bed.robot.popen([*probes.command, 'multicast-source', '2'])

@@ -40,7 +40,7 @@ def test_an_outage_blocks_no_thread_and_the_tensor_arrives_or_is_given_up_in_tim
         CUT_S < seen['patient_s'] < CUT_S + 12.0
     )  # TCP itself tries again after up to some seconds
     assert seen['hasty'] == 'expired'
-    assert 1.9 < seen['hasty_s'] < 2.5  # in the middle of the outage, not after it
-    # The machine's own hiccups, which the quiet time before shows, are not the channel's.
-    assert seen['outage']['over_20_ms'] <= seen['control']['over_20_ms'] + 1, seen
-    assert seen['outage']['longest_s'] < 0.2, seen
+    assert 1.9 < seen['hasty_s'] < CUT_S - 0.5  # in the middle of the outage, not after it
+    # The machine's own hiccups are far shorter than the outage, and rare.
+    assert seen['longest_s'] < 1.0, seen
+    assert seen['late_share'] < 0.25, seen

@@ -4,7 +4,7 @@ from array import array
 import threading
 import tracemalloc
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 import lz4.block
 import numpy as np
@@ -26,9 +26,11 @@ from offload_ros.wire.codecs import (
 )
 from offload_ros.wire.tensors import RAW, WireError
 
+from ..draws import examples
+
 CODED = sorted(set(CODECS) - {RAW})
 ITEMSIZES = (1, 2, 4, 8)
-often = settings(max_examples=2500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+often = settings(max_examples=examples(800, 5000))
 
 
 def make(kind, size, seed):
@@ -125,7 +127,7 @@ def test_another_size_than_the_coded_is_refused(case, values):
         decode(encode(data, code, itemsize, channels), code, itemsize, wrong)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(800, 5000))
 @given(
     st.binary(max_size=200),
     st.integers(-1, 255),

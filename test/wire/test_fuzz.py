@@ -36,6 +36,8 @@ from offload_ros.wire.seal import KEY_BYTES, Seal
 from offload_ros.wire.tensors import WireError
 from offload_ros.wire.window import Credit
 
+from ..draws import examples
+
 LIMITS = ReceiveLimits(total_bytes=12_000, transfers=5)
 HOSTILE_S = 3.0  # and good from then on
 ENDED_S = HOSTILE_S + IDLE_S + 15.0  # a cut may begin late; probes are up to 2 s apart
@@ -309,11 +311,11 @@ def huge(chance):
     return chance.getrandbits(chance.randint(0, 64))
 
 
-def play(examples, streams):
-    """Play ``examples`` kinds of hostility with ``streams`` streams each; what happened."""
+def play(draws, streams):
+    """Play ``draws`` kinds of hostility with ``streams`` streams each; what happened."""
     counts = Counter()
 
-    @settings(max_examples=examples, deadline=None, database=None)
+    @settings(max_examples=draws, database=None)
     @given(HOSTILITIES, st.integers(0, 2**32 - 1))
     def run(hostility, seed):
         for index in range(streams):
@@ -326,20 +328,20 @@ def play(examples, streams):
     return counts
 
 
-def test_10000_hostile_streams_deliver_exactly_or_end_with_a_reason():
-    counts = play(examples=250, streams=40)
-    assert counts['streams'] >= 10_000
+def test_4000_hostile_streams_deliver_exactly_or_end_with_a_reason():
+    counts = play(draws=100, streams=40)
+    assert counts['streams'] >= 4_000
     # The fuzz means something: most arrive, and each way to fail occurs.
-    assert counts[State.DONE] > 10_000
+    assert counts[State.DONE] > 4_000
     for what in (State.CANCELLED, State.EXPIRED, State.REFUSED, State.LOST):
-        assert counts[what] > 100
+        assert counts[what] > 40
     for what in ('lost', 'damaged', 'forged', 'restarts'):
-        assert counts[what] > 100
+        assert counts[what] > 40
 
 
 @pytest.mark.long
 def test_200000_hostile_streams_deliver_exactly_or_end_with_a_reason():
-    assert play(examples=2000, streams=100)['streams'] >= 200_000
+    assert play(draws=2000, streams=100)['streams'] >= 200_000
 
 
 def test_random_bytes_are_refused_with_one_kind_of_error():
@@ -379,11 +381,14 @@ def test_random_acknowledgements_are_refused_or_in_order():
             unpack_ack(chance.randbytes(chance.choice([0, 23, 24, 39, 41, 24 + 33 * 16])))
 
 
+PACKETS = examples(8_000, 20_000)
+
+
 def test_memory_stays_bounded_whatever_sizes_packets_claim():
     chance, connection = random.Random(3), Connection(ReceiveLimits(1 << 20, 16))
     tracemalloc.start()
     try:
-        for number in range(20_000):
+        for number in range(PACKETS):
             total = huge(chance) if number % 2 else chance.randint(1, 1 << 18)
             offset = chance.choice([0, huge(chance), max(0, total - 10)])
             packet = Packet(number, chance.getrandbits(64), offset, total, kind=Kind.DATA)
@@ -395,5 +400,5 @@ def test_memory_stays_bounded_whatever_sizes_packets_claim():
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert connection.counters.packets_in == 20_000
+    assert connection.counters.packets_in == PACKETS
     assert peak < 6 << 20  # the limit, and what is remembered of 4096 refused ones

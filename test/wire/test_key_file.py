@@ -45,7 +45,7 @@ def test_hex_and_base64_are_read(key_file, text, mode):
 
 
 @given(st.binary(min_size=32, max_size=32).filter(lambda secret: len(set(secret)) > 20))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_every_key_survives_each_form(key_file, secret):
     for form in (base64.b64encode, base64.urlsafe_b64encode, bytes.hex):
         text = form(secret)
@@ -88,7 +88,7 @@ def test_what_is_no_key_is_refused_with_the_way_to_make_one(key_file, content):
 
 
 @given(st.binary(max_size=80))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_strange_content_raises_nothing_but_a_config_error(key_file, content):
     refusal(key_file(content))
 

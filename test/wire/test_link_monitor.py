@@ -337,10 +337,11 @@ def test_two_channels_exchange_what_they_know():
             server.tick()
             time.sleep(0.1)
             state = robot.state()
-    # Threads of a busy machine: only which is which.
-    assert 20 * MBIT < state.up_bytes_per_s < 60 * MBIT
-    assert 5 * MBIT < state.down_bytes_per_s < 15 * MBIT
-    assert 0.004 < state.round_trip_s < 0.02
+    # Threads of a busy machine: only which is which, and about how much.
+    assert 10 * MBIT < state.up_bytes_per_s < 160 * MBIT
+    assert 2 * MBIT < state.down_bytes_per_s < 40 * MBIT
+    assert state.down_bytes_per_s < state.up_bytes_per_s
+    assert 0.004 < state.round_trip_s < 0.1
     assert state.up_low_bytes_per_s < state.up_bytes_per_s < state.up_high_bytes_per_s
 
 

@@ -109,5 +109,5 @@ def test_a_jump_costs_no_time():
     begin = time.perf_counter()
     for exponent in range(64):
         window.mark(2**exponent)
-    assert time.perf_counter() - begin < 0.1
+    assert time.perf_counter() - begin < 5.0  # number by number it would take for ever
     assert not window.fresh(2**63) and not window.fresh(2**62) and window.fresh(2**63 - 1)

@@ -249,7 +249,10 @@ def test_arbitrary_fields_give_a_wire_error_or_the_tensor_that_they_say(
 def test_camera_image_is_encoded_without_a_walk_over_its_elements():
     image = torch.zeros(1080, 1920, 3, dtype=torch.uint8)
     encode(Message(), 'image', image)
-    began_s = time.process_time()
-    decode(encode(Message(), 'image', image))
+    took_s = []
+    for _ in range(5):  # a collection of garbage may come between
+        began_s = time.process_time()
+        decode(encode(Message(), 'image', image))
+        took_s.append(time.process_time() - began_s)
     # A copy takes 1 ms; element by element it is 250 ms and more.
-    assert time.process_time() - began_s < 0.1
+    assert min(took_s) < 0.1

@@ -22,6 +22,7 @@ _swap_tensor_impl: Any = torch._C._swap_tensor_impl  # type: ignore[attr-defined
 _STRIDED = torch.strided
 _plain_data: Any = torch._C.TensorBase.data
 _plain_requires_grad: Any = torch._C.TensorBase.requires_grad
+_plain_grad: Any = torch._C.TensorBase.grad  # type: ignore[attr-defined]
 
 
 class HandleOwner:
@@ -39,6 +40,13 @@ class HandleOwner:
         self.freed.append(self.handle)
 
 
+class _HandleOfOwner:
+    """The handle of a tensor that has none written into it: that of its owner."""
+
+    def __get__(self, tensor: Any, kind: Any = None) -> int:
+        return tensor._owner.handle  # type: ignore[no-any-return]
+
+
 class RemoteTensor(torch.Tensor):
     """Metadata and handle of a tensor on the server; claims to be on ``cuda:0``.
 
@@ -48,7 +56,7 @@ class RemoteTensor(torch.Tensor):
     Gradients are not recorded: ``requires_grad`` is a mere mark, kept for programs that read it.
     """
 
-    _h: int
+    _h: int = _HandleOfOwner()  # type: ignore[assignment]
     _meta: TensorMeta
     _owner: HandleOwner
 
@@ -82,6 +90,20 @@ class RemoteTensor(torch.Tensor):
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
         self.requires_grad_(value)
+
+    @property
+    def grad(self) -> torch.Tensor | None:  # type: ignore[override]
+        """What the program has put there."""
+        return _plain_grad.__get__(self)  # type: ignore[no-any-return]
+
+    @grad.setter
+    def grad(self, value: torch.Tensor | None) -> None:
+        self.__dict__['_has_had_grad'] = True
+        _plain_grad.__set__(self, value)
+
+    @grad.deleter
+    def grad(self) -> None:
+        _plain_grad.__set__(self, None)
 
     def requires_grad_(self, requires_grad: bool = True) -> RemoteTensor:  # type: ignore[override]
         """Mark this tensor; ``RuntimeError`` for a dtype that has no gradients."""
@@ -148,17 +170,30 @@ def remote(owner: HandleOwner, meta: TensorMeta) -> RemoteTensor:
     Also inside inference mode it is a normal tensor: one made as an inference tensor could not be
     the view of a normal one.
     """
+    tensor = _wrapper(meta)
+    tensor._owner = owner
+    tensor._h = owner.handle
+    tensor._meta = meta
+    return tensor
+
+
+def in_advance(owner: HandleOwner, meta: TensorMeta) -> RemoteTensor:
+    """As ``remote``; its handle is what the owner's is at any time."""
+    tensor = _wrapper(meta)
+    tensor._owner = owner
+    tensor._meta = meta
+    return tensor
+
+
+def _wrapper(meta: TensorMeta) -> RemoteTensor:
     shape, stride, offset, dtype = meta
     # By position, which saves a fifth: strides, offset, memory format, dtype, layout, device.
     if _inference():
         with _InferenceMode(False):
-            tensor = _make(RemoteTensor, shape, stride, offset, None, dtype, _STRIDED, DEVICE)
+            made = _make(RemoteTensor, shape, stride, offset, None, dtype, _STRIDED, DEVICE)
     else:
-        tensor = _make(RemoteTensor, shape, stride, offset, None, dtype, _STRIDED, DEVICE)
-    tensor._owner = owner
-    tensor._h = owner.handle
-    tensor._meta = meta
-    return tensor  # type: ignore[no-any-return]
+        made = _make(RemoteTensor, shape, stride, offset, None, dtype, _STRIDED, DEVICE)
+    return made  # type: ignore[no-any-return]
 
 
 def share(tensor: RemoteTensor) -> RemoteTensor:
@@ -229,4 +264,4 @@ def _swap(tensor: torch.Tensor, fresh: torch.Tensor) -> None:
     tensor.__dict__, fresh.__dict__ = fresh.__dict__, tensor.__dict__
 
 
-PRIVATE_ATTRIBUTES = frozenset({'_h', '_meta', '_owner', '_marked', '_is_param'})
+PRIVATE_ATTRIBUTES = frozenset({'_h', '_meta', '_owner', '_marked', '_is_param', '_has_had_grad'})

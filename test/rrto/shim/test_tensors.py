@@ -282,7 +282,7 @@ def test_handle_is_freed_once_and_with_the_last_holder(device):
     assert collected(device) == before
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def only_new_garbage():
     """Make collections fast: they look only at what comes into being from here on."""
     gc.collect()
