@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 import math
 from pathlib import Path
 from typing import Any
@@ -12,29 +11,23 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from offload_ros.policy.power import PowerModel
+
 WAYS = ('local', 'server', 'rpc', 'pipelined', 'replay')
 PICKS = 2000  # of the bootstrap
 MANY_OPERATORS = 400
 LEAST_PAIRS = 10  # fewer tell nothing about a ratio
 
 
-@dataclass(frozen=True)
-class Power:
-    """Of the robot, in W."""
-
-    computing: float = 13.35
-    communicating: float = 4.25
-    standby: float = 4.04
-
-    def energy_j(self, way: str, latency_s: float, server_s: float) -> float:
-        """Of one inference; ``server_s``: for how long the server computes."""
-        if way == 'local':
-            return self.computing * latency_s
-        waiting_s = min(server_s, latency_s)
-        return self.standby * waiting_s + self.communicating * (latency_s - waiting_s)
+POWER = PowerModel()
 
 
-POWER = Power()
+def energy_j(way: str, latency_s: float, server_s: float) -> float:
+    """Of one inference, of the robot; ``server_s``: for how long the server computes."""
+    if way == 'local':
+        return POWER.energy_j(latency_s)
+    waiting_s = min(server_s, latency_s)
+    return POWER.energy_j(0.0, latency_s - waiting_s, waiting_s)
 
 
 def interval(figure: Callable[..., Any], *series: Sequence[float]) -> tuple[float, float, float]:
@@ -83,7 +76,7 @@ def figures(found: dict[str, Any], link: str, rtt_ms: float) -> dict[str, Any]:
             'bytes_down': max(of(way, 'bytes_down')),
             'robot_cpu_ms': round(1e3 * cpu_s, 3),
             'robot_us_per_op': round(1e6 * cpu_s / operators, 2),
-            'energy_j': round(POWER.energy_j(way, latency[0], server_s), 4),
+            'energy_j': round(energy_j(way, latency[0], server_s), 4),
         }
     replay = of('replay', 'latency_s')
     to_server = interval(_ratio, replay, of('server', 'latency_s'))
