@@ -4,10 +4,6 @@ A failure of a usual run is then the fault of a change, never of a draw. Neither
 example nor that of drawing it is judged: both depend on the machine.
 """
 
-import json
-import os
-from pathlib import Path
-
 from hypothesis import HealthCheck, settings
 import pytest
 
@@ -20,17 +16,3 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before the modules of tests are read, whose settings are made from these."""
     usual = 'not long' in config.getoption('markexpr')
     settings.load_profile('usual' if usual else 'long')
-
-
-failed: dict[str, None] = {}
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.failed:
-        failed[report.nodeid] = None
-
-
-def pytest_sessionfinish() -> None:
-    """Tell scripts/retest what failed."""
-    if told := os.environ.get('OFFLOAD_ROS_FAILED_TESTS'):
-        Path(told).write_text(json.dumps(list(failed)))
