@@ -1,0 +1,1 @@
+"""What the project's trainings share: resumable steps, batches, arithmetic that suits the CPU."""
