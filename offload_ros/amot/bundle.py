@@ -93,6 +93,22 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def load_classifier(
+    folder: Path, name: str = 'classifier'
+) -> tuple[ViTForImageClassification, Normalise]:
+    """One classifier of a folder, and how its patches are normalised."""
+    settings = settings_of(folder)
+    own = settings if name == 'classifier' else {}
+    classifier = pretrained(ViTForImageClassification, folder, own, name)
+    return classifier.eval(), normalise_of(settings, int(classifier.config.patch_size))
+
+
+def normalise_of(settings: dict[str, Any], patch_px: int) -> Normalise:
+    """As ``amot.json`` says; as on ImageNet where it says nothing."""
+    mean, std = settings.get('mean', IMAGENET[0]), settings.get('std', IMAGENET[1])
+    return Normalise(mean, std, patch_px)
+
+
 def load(folder: Path, second_pass: str = 'second_pass') -> Bundle:
     """All networks of a folder; ``BundleError`` says which is missing or does not fit.
 
@@ -101,22 +117,19 @@ def load(folder: Path, second_pass: str = 'second_pass') -> Bundle:
     if not folder.is_dir():
         raise BundleError(f'{folder} is not a folder of networks (classifier/, mae/, second_pass/)')
     settings = settings_of(folder)
-    classifier = _pretrained(ViTForImageClassification, folder, settings, 'classifier')
-    mae = _pretrained(ViTMAEForPreTraining, folder, settings, 'mae')
+    classifier = pretrained(ViTForImageClassification, folder, settings, 'classifier')
+    mae = pretrained(ViTMAEForPreTraining, folder, settings, 'mae')
     check_fit(classifier, mae)
     second = None
     path = folder / settings.get('second_pass', second_pass) if second_pass else None
     if path is not None and path.exists():
         second = load_second_pass(path, classifier)
-    patch_px = int(classifier.config.patch_size)
-    normalise = Normalise(
-        settings.get('mean', IMAGENET[0]), settings.get('std', IMAGENET[1]), patch_px
-    )
+    normalise = normalise_of(settings, int(classifier.config.patch_size))
     bundle = Bundle(mae, classifier, second, normalise, settings.get('confidence', 0.8))
     return bundle.to('cpu')
 
 
-def _pretrained(kind: Any, folder: Path, settings: dict[str, Any], name: str) -> Any:
+def pretrained(kind: Any, folder: Path, settings: dict[str, Any], name: str) -> Any:
     wanted = settings.get(name)
     place = folder / name
     source = (

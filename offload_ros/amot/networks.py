@@ -241,13 +241,13 @@ class SecondPass(nn.Module):
         self.head = template.classifier
 
     def begin_from(self, classifier: ViTForImageClassification) -> None:
-        """Start as the classifier's own end: its last norm and head, its layers' linear layers as
-        they are, embeddings of the first pass unchanged."""
+        """Start as the classifier's own end: its last layers, norm and head; the embeddings of the
+        first pass unchanged, half of the second's added."""
         with torch.no_grad():
             self.head.load_state_dict(classifier.classifier.state_dict())
-            for mine, own in zip(
-                self.layers, layers_of(classifier.vit)[-len(self.layers) :], strict=True
-            ):
+            self.layernorm.load_state_dict(classifier.vit.layernorm.state_dict())
+            last = zip(reversed(self.layers), reversed(layers_of(classifier.vit)), strict=False)
+            for mine, own in last:
                 mine.load_state_dict(own.state_dict())
             for linear, gain in ((self.first, 1.0), (self.second, 0.5)):
                 if isinstance(linear, nn.Linear):
