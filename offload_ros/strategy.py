@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 if TYPE_CHECKING:
+    from offload_ros.amot.options import AmotOptions
     from offload_ros.models.model import Model
     from offload_ros.robot.lane import DeviceLane
     from offload_ros.wire.client import OffloadClient
@@ -41,7 +42,8 @@ class Frame:
 class Result:
     """What a strategy computed. Durations in seconds; what no machine spent is 0.
 
-    ``exact``: bit-equal to the model on one machine; otherwise within ``tolerance`` (relative).
+    ``exact``: bit-equal to the model on one machine; otherwise within ``tolerance`` (relative), or
+    where that is NaN, within none: accuracy was traded (``amot``).
     """
 
     outputs: Mapping[str, torch.Tensor]
@@ -80,10 +82,11 @@ class LinkState:
 @dataclass(frozen=True)
 class Link:
     """What a strategy may use beside its model: the robot's accelerator and the way to the
-    servers."""
+    servers. ``amot``: by model name, what its parameters ask of A-MOT now."""
 
     lane: DeviceLane
     client: OffloadClient
+    amot: dict[str, AmotOptions] = field(default_factory=dict)
 
 
 class Unanswered(Exception):
@@ -136,6 +139,7 @@ def register(name: str) -> Callable[[type], type]:
 
 def strategy_names() -> list[str]:
     """Names of all strategies of this package, sorted."""
+    importlib.import_module('offload_ros.amot.strategy')
     importlib.import_module('offload_ros.baselines.device')
     importlib.import_module('offload_ros.baselines.server')
     importlib.import_module('offload_ros.cuts.strategy')

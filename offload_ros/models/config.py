@@ -9,6 +9,7 @@ import math
 import re
 from typing import Any
 
+from offload_ros.amot.options import AmotOptions
 from offload_ros.models.errors import ConfigError
 from offload_ros.policy.goal import Goal
 
@@ -148,7 +149,8 @@ class Source:
 class ModelConfig:
     """One entry of ``models.yaml``; ``alternatives`` are its other variants, on the same inputs.
 
-    ``objective``: what plans are for (``goal_of``), of strategies that take one.
+    ``objective``: what plans are for (``goal_of``), of strategies that take one. ``amot``: of a
+    classifier that strategy amot may run; its knobs are what the parameters begin with.
     """
 
     name: str
@@ -163,6 +165,7 @@ class ModelConfig:
     objective_deadline_ms: float = 0.0
     objective_weight: float = 0.5
     sync_slop_ms: float = 50.0
+    amot: AmotOptions | None = None
     alternatives: tuple[ModelConfig, ...] = ()
 
     def variants(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from offload_ros.amot.options import AmotOptions
 from offload_ros.models.config import InputSpec, ModelConfig, Preprocess, Source
 from offload_ros.models.errors import ConfigError
 
@@ -72,7 +73,7 @@ def _model(name: Any, entry: Any, base: Path) -> ModelConfig:
         raise ConfigError(f'model name {name!r} must be text')
     where = f"model '{name}'"
     entry = _mapping(where, entry)
-    _known_keys(where, entry, {*_MODEL_FIELDS, 'source', 'inputs', 'preprocess', 'variants'})
+    _known_keys(where, entry, {*_MODEL_FIELDS, *_PARTS})
     others = _mapping(f'{where}, variants', entry.get('variants', {}))
     base_entry = {key: value for key, value in entry.items() if key != 'variants'}
     alternatives = []
@@ -80,6 +81,8 @@ def _model(name: Any, entry: Any, base: Path) -> ModelConfig:
         at = f"{where}, variant '{variant}'"
         changes = _mapping(at, changes)
         _known_keys(at, changes, _VARIANT_KEYS)
+        if 'source' in changes:  # networks for A-MOT belong to one classifier
+            changes = {'amot': None, **changes}
         alternatives.append(_variant(name, at, {**base_entry, **changes, 'variant': variant}, base))
     return replace(_variant(name, where, base_entry, base), alternatives=tuple(alternatives))
 
@@ -100,6 +103,7 @@ def _variant(name: str, where: str, entry: dict[str, Any], base: Path) -> ModelC
             _input(f'{where}, input {index + 1}', spec) for index, spec in enumerate(inputs)
         ),
         preprocess=_preprocess(where, entry['preprocess']) if 'preprocess' in entry else None,
+        amot=_amot(where, entry['amot'], base) if entry.get('amot') is not None else None,
         **values,
     )
 
@@ -118,6 +122,27 @@ def _preprocess(where: str, entry: Any) -> Preprocess:
     entry = _mapping(where, entry)
     _known_keys(where, entry, set(_PREPROCESS_FIELDS))
     return _build(where, Preprocess, **_convert(where, entry, _PREPROCESS_FIELDS))
+
+
+def _amot(where: str, entry: Any, base: Path) -> AmotOptions:
+    where = f'{where}, amot'
+    entry = _mapping(where, entry)
+    _known_keys(where, entry, set(_AMOT_FIELDS))
+    values = _convert(where, entry, _AMOT_FIELDS)
+    if 'networks' not in values:
+        raise ConfigError(f'{where}: networks is missing: a folder (classifier/, mae/, ...)')
+    try:
+        folder = (base / Path(values['networks']).expanduser()).resolve()
+        there = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        text = f'{values["networks"]!r} is not a path: {error}'
+        raise ConfigError(f'{where}: networks: {text}') from None
+    if not there:
+        raise ConfigError(f'{where}: networks: {folder} is not a folder')
+    try:
+        return AmotOptions(**{**values, 'networks': str(folder)})
+    except ValueError as error:
+        raise ConfigError(f'{where}: {str(error).removeprefix("amot.")}') from None
 
 
 def _source(where: str, entry: Any, base: Path) -> Source:
@@ -188,7 +213,9 @@ def _extent(value: Any) -> int | None:
 
 
 # What a variant may change: everything else belongs to the model, whichever variant runs.
-_VARIANT_KEYS = {'source', 'preprocess', 'outputs'}
+_VARIANT_KEYS = {'source', 'preprocess', 'outputs', 'amot'}
+# Mappings and lists in an entry, beside its plain values.
+_PARTS = {'source', 'inputs', 'preprocess', 'variants', 'amot'}
 _MODEL_FIELDS: dict[str, Callable[[Any], Any]] = {
     'variant': _text,
     'outputs': _list_of(_text, 'names'),
@@ -213,6 +240,14 @@ _PREPROCESS_FIELDS: dict[str, Callable[[Any], Any]] = {
     'scale': _number,
     'mean': _list_of(_number, 'numbers'),
     'std': _list_of(_number, 'numbers'),
+}
+_AMOT_FIELDS: dict[str, Callable[[Any], Any]] = {
+    'networks': _text,
+    'first_ratio': _number,
+    'confidence': _number,
+    'traffic_budget': _number,
+    'adaptive': _flag,
+    'objective': _text,
 }
 _SOURCE_FIELDS: dict[str, Callable[[Any], Any]] = {
     'python': _text,

@@ -13,10 +13,12 @@ from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from offload_ros.amot.options import AmotOptions
 from offload_ros.models.config import InputSpec, ModelConfig, goal_of
 from offload_ros.models.errors import ConfigError, ModelError
 from offload_ros.models.model import Model, load_model
 from offload_ros.msg import InferenceResult
+from offload_ros.nodes import amot_parameters
 from offload_ros.nodes.messages import answer_to_message
 from offload_ros.nodes.parameters import declare, value_of
 from offload_ros.nodes.sensor_inputs import message_type, to_tensor
@@ -65,6 +67,7 @@ class ModelSlot:
     def activate(self, link: Link) -> None:
         """Load the model if it is to be loaded, and subscribe. ``ConfigError``, ``ModelError``."""
         self._link = link
+        self._set_amot({})
         if self._value('loaded'):
             self._start(self._load(self._value('variant')))
 
@@ -89,6 +92,7 @@ class ModelSlot:
         """Why parameters ``<model>.<key>`` may not get these values now; empty when they may."""
         try:
             self._goal(values)
+            self._amot(values)
             if 'variant' in values:
                 self.config.variant_named(values['variant'])
             if 'strategy' in values and self.pipeline is not None:
@@ -103,6 +107,7 @@ class ModelSlot:
 
     def apply(self, values: Mapping[str, Any]) -> None:
         """Take checked parameters up, all together."""
+        self._set_amot(values)
         if 'strategy' in values and self.pipeline is not None:
             self.pipeline.set_strategy(values['strategy'])
         if not {'deadline_ms', *OBJECTIVE_KEYS}.isdisjoint(values) and self.pipeline is not None:
@@ -222,6 +227,18 @@ class ModelSlot:
         except ConfigError as error:
             raise ConfigError(f"model '{self.name}': {error}") from None
 
+    def _amot(self, values: Mapping[str, Any]) -> AmotOptions | None:
+        """What strategy amot may send, with ``values``; ``ConfigError``."""
+        try:
+            return amot_parameters.options(self._node, self.config, values)
+        except ValueError as error:
+            raise ConfigError(f"model '{self.name}': {error}") from None
+
+    def _set_amot(self, values: Mapping[str, Any]) -> None:
+        options = self._amot(values)
+        if options is not None and self._link is not None:
+            self._link.amot[self.name] = options
+
     def _aim(self, pipeline: Pipeline, values: Mapping[str, Any]) -> None:
         """Take goal and deadline up."""
         goal = self._goal(values)
@@ -279,7 +296,7 @@ class ModelSlot:
         text = 'a file: what happens when in the next inference is written to it'
         declare(node, f'{name}.record', '', text)
         keys = ('strategy', 'deadline_ms', *OBJECTIVE_KEYS, 'variant', 'loaded', 'record')
-        return [f'{name}.{key}' for key in keys]
+        return [*(f'{name}.{key}' for key in keys), *amot_parameters.declare_for(node, config)]
 
     def _declare_objective(self) -> None:
         node, name, config = self._node, self.name, self.config

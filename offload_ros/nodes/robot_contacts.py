@@ -10,6 +10,7 @@ from typing import Any
 
 from rclpy.node import Node
 
+from offload_ros.amot.host import AmotHost
 from offload_ros.cuts.host import GraphHost
 from offload_ros.msg import Handshake, ServerHeartbeat
 from offload_ros.nodes.messages import heartbeat_fields, heartbeat_message
@@ -81,11 +82,13 @@ class RobotContacts:
         limits: Limits,
         programs: OperatorHost,
         graphs: GraphHost,
+        amot: AmotHost,
         key: PresharedKey | None = None,
     ) -> None:
         self._engine = engine
         self._programs = programs
         self._graphs = graphs
+        self._amot = amot
         self._runtime = runtime
         self._device = device
         self._limits = limits
@@ -214,11 +217,13 @@ class RobotContacts:
         channel = Channel(publisher.publish, connection, f'channel to {name}')
         subscription = self._wire.packets_from(uplink, channel.receive, credit.max_chunk_bytes)
 
-        program, cuts = self._programs.serve(channel, name), self._graphs.serve(channel, name)
+        services = [
+            each.serve(channel, name) for each in (self._programs, self._graphs, self._amot)
+        ]
 
         def close() -> None:
-            program.close()
-            cuts.close()
+            for service in services:
+                service.close()
             channel.close(f'robot {name} is gone')
             self._wire.destroy(publisher, subscription)
 

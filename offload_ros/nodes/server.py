@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 import os
 import queue
 import threading
@@ -15,6 +16,7 @@ from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where 
 from rclpy.task import Future
 import torch
 
+from offload_ros.amot.host import AmotHost
 from offload_ros.cuts.host import GraphHost
 from offload_ros.graph.profiling import ProfilingError, Subject
 from offload_ros.models.config import ModelConfig
@@ -98,10 +100,28 @@ class OffloadServer(ManagedNode):
             0.0,
             1e6,
         )
+        declare(
+            self,
+            'amot.gather_ms',
+            2.0,
+            'strategy amot: how long a round may wait for those of other robots, to be computed '
+            'with them (ms); read when activated',
+            0.0,
+            1000.0,
+        )
+        declare(
+            self,
+            'amot.max_batch',
+            16,
+            'strategy amot: images that are computed together; read when activated',
+            1,
+            1024,
+        )
         self._configs: dict[str, ModelConfig] = {}
         self._engine: Engine | None = None
         self._robots: RobotContacts | None = None
         self._graphs: GraphHost | None = None
+        self._amot: AmotHost | None = None
         self._timers_active: list[Any] = []
         self._publishers: list[Any] = []
         self._loading: list[threading.Thread] = []
@@ -147,8 +167,17 @@ class OffloadServer(ManagedNode):
         memory_bytes = int(value_of(self, 'graphs.memory_mb') * 1e6)
         graphs = GraphHost(memory_bytes, device, engine.find, pacer, give_back_freed_memory)
         self._graphs = graphs
+        amot = AmotHost(
+            engine.find,
+            partial(engine.lend, in_turn=True),
+            value_of(self, 'amot.gather_ms') / 1000.0,
+            value_of(self, 'amot.max_batch'),
+        )
+        self._amot = amot
+        for model in loaded:
+            self._serve_patches(model)
         self._robots = RobotContacts(
-            self, engine, runtime, device, self._limits, programs, graphs, key
+            self, engine, runtime, device, self._limits, programs, graphs, amot, key
         )
         # Liveness counts real time, also when a simulation's /clock stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -174,6 +203,9 @@ class OffloadServer(ManagedNode):
         if self._graphs is not None:
             self._graphs.close()
             self._graphs = None
+        if self._amot is not None:
+            self._amot.close()
+            self._amot = None
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -195,6 +227,14 @@ class OffloadServer(ManagedNode):
         if model.remark:
             log.warning(model.remark)
         return model
+
+    def _serve_patches(self, model: Model) -> None:
+        """Load what strategy amot needs for a model, if it has that."""
+        why = self._amot.add(model) if self._amot is not None else ''
+        if why:
+            self.get_logger().error(
+                f"model '{model.name}': strategy amot is not served, all others are: {why}"
+            )
 
     def _run_later(self) -> None:
         while not self._later.empty():
@@ -261,7 +301,9 @@ class OffloadServer(ManagedNode):
             error = ''
             try:
                 for config in configs:
-                    engine.add(self._load(config))
+                    model = self._load(config)
+                    engine.add(model)
+                    self._serve_patches(model)
             except (ConfigError, ModelError) as failure:
                 error = str(failure)
             except Exception as failure:  # foreign code loads models: whatever it raises is told

@@ -32,6 +32,10 @@ class Window:
         high = min(low + 1, len(values) - 1)
         return values[low] + (values[high] - values[low]) * (position - low)
 
+    def values(self, now_s: float = 0.0) -> list[float]:
+        """The recent ones, the oldest first."""
+        return self._recent(now_s)
+
     def rate_hz(self, now_s: float) -> float:
         """Values per second over the span (over the time since the first one while that is
         shorter)."""

@@ -45,6 +45,7 @@ class Engine:
         self._condition = threading.Condition()
         self._queue = FairQueue(queue_limit)
         self._lent: deque[Job] = deque()  # what runs when no request waits
+        self._in_turn: deque[Job] = deque()  # what runs next, by turns with requests
         self._closed = False
         self._busy: deque[tuple[float, float]] = deque(maxlen=1000)
         self._running: tuple[Entry, float] | None = None  # and when it began
@@ -99,8 +100,9 @@ class Engine:
         """How many times as long everything takes here as on the machine itself."""
         return self._pacer.slowdown
 
-    def lend(self, compute: Callable[[], Any]) -> Any:
-        """Run a short piece of other work in the engine's thread, when no request waits.
+    def lend(self, compute: Callable[[], Any], in_turn: bool = False) -> Any:
+        """Run a short piece of other work in the engine's thread, when no request waits;
+        ``in_turn``: after the running request, so that what robots wait for is not held up.
 
         Waits for its value, or raises its error; ``RuntimeError`` when the engine closes.
         """
@@ -108,7 +110,7 @@ class Engine:
         with self._condition:
             if self._closed:
                 raise RuntimeError('the server is closing')
-            self._lent.append(job)
+            (self._in_turn if in_turn else self._lent).append(job)
             self._condition.notify()
         return job.result()
 
@@ -158,7 +160,8 @@ class Engine:
         with self._condition:
             self._closed = True
             waiting = self._queue.clear()
-            lent, self._lent = self._lent, deque()
+            lent = [*self._in_turn, *self._lent]
+            self._in_turn, self._lent = deque(), deque()
             self._condition.notify()
         for job in lent:
             job.abort(RuntimeError('the server is closing'))
@@ -221,20 +224,38 @@ class Engine:
                 model.warm_up()  # this thread's first run is slow: it must not be a robot's request
             except (InputError, ModelError):  # whoever asks for it is told why
                 logging.getLogger(__name__).exception("model '%s' does not warm up", model.name)
+        turn = False  # whether a request has just run
         while True:
             with self._condition:
                 self._running = None
-                while (entry := self._queue.pop()) is None and not (self._lent or self._closed):
-                    self._condition.wait()
-                job = self._lent.popleft() if entry is None and self._lent else None
+                entry, job = self._next(turn)
                 if entry is None and job is None:
                     return
                 if entry is not None:
                     self._running = (entry, time.monotonic())
+            turn = entry is not None
             if entry is not None:
                 _give(entry, self._run(entry))
             elif job is not None:
                 job.run()
+                if job.started_s is not None:
+                    with self._condition:
+                        self._busy.append((job.started_s, job.started_s + job.duration_s))
+
+    def _next(self, turn: bool) -> tuple[Entry | None, Job | None]:
+        """What runs next, waiting for it; neither when the engine is closed. The lock is held."""
+        while True:
+            if turn and self._in_turn:
+                return None, self._in_turn.popleft()
+            entry = self._queue.pop()
+            if entry is not None:
+                return entry, None
+            for jobs in (self._in_turn, self._lent):
+                if jobs:
+                    return None, jobs.popleft()
+            if self._closed:
+                return None, None
+            self._condition.wait()
 
     def _run(self, entry: Entry) -> Reply:
         request = entry.request

@@ -8,6 +8,7 @@ import json
 import math
 from pathlib import Path
 import time
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,8 +56,9 @@ def quick_attention(*networks: nn.Module) -> None:
     """On a CPU plain attention trains some times faster in bfloat16 than the fused one."""
     for network in networks:
         for part in network.modules():
-            if isinstance(getattr(part, 'config', None), PretrainedConfig):
-                part.config._attn_implementation = 'eager'
+            config: Any = getattr(part, 'config', None)
+            if isinstance(config, PretrainedConfig):
+                config._attn_implementation = 'eager'
 
 
 def generator_at(seed: int, step: int) -> torch.Generator:

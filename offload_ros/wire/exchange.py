@@ -18,6 +18,7 @@ OPERATORS = 5  # of transparent programs to the server, and its answers (``rrto.
 CREDITS = 6  # how much of ``OPERATORS`` the receiver has done
 GRAPHS = 7  # of layer cuts: which graph, which run (``cuts.messages``), and the server's answers
 VALUES = 8  # tensors that cross such a cut, both ways
+PATCHES = 9  # of images to the server, its answers and what it still wants (``amot.messages``)
 
 
 class Status(enum.IntEnum):
