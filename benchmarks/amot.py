@@ -53,7 +53,7 @@ from offload_ros.amot.patches import count_of
 RESULTS = Path(__file__).parent / 'results'
 TRAFFICS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 LOW = (0.01, 0.02, 0.05, 0.1)  # where raw patches are no use and codecs still are
-TUNING_IMAGES = 384
+TUNING_IMAGES = 256
 ABLATIONS = {
     'only_new': 'second_pass_only_new',
     'no_linear': 'second_pass_no_linear',
@@ -271,6 +271,7 @@ class Benchmark:
     def others(self) -> list[tuple[baselines.Baseline, Sequence[float]]]:
         """(method, traffics)."""
         networks, everywhere = self.networks, (*LOW, *TRAFFICS)
+        webp = baselines.CodedImage(networks, 'webp')
         found: list[tuple[baselines.Baseline, Sequence[float]]] = [
             (baselines.NoReconstruction(networks, dropped=False), TRAFFICS),
             (baselines.DetectorFilter(networks, oracle=False), TRAFFICS),
@@ -279,8 +280,8 @@ class Benchmark:
             (baselines.SplitNetwork('po', networks, self.calibration, 0, False), everywhere),
             (baselines.SplitNetwork('mbc', networks, self.calibration, 1, True), everywhere),
             (baselines.CodedImage(networks, 'jpeg'), everywhere),
-            (baselines.CodedImage(networks, 'webp'), everywhere),
-            (baselines.CodedRegions(networks), (*LOW, 0.2)),
+            (webp, everywhere),
+            (baselines.CodedRegions(networks, webp.ladders), (*LOW, 0.2)),
             (baselines.CodedAmot(networks, 'webp'), (0.02, 0.05, 0.1, 0.2)),
             (baselines.CodedAmot(networks, 'jpeg'), (0.1,)),
         ]

@@ -1,14 +1,15 @@
 """How many images A-MOT gets right with how many bytes: both rounds for a whole set of images.
 
-Used by calibration and the benchmarks. Bytes are those on the wire, both ways, apart from the
-answer: the header of each message, the seed of the sample, the patches, and what the second round
-asks for.
+Used by calibration and the benchmarks. Bytes are those of the strategy's own messages
+(``messages``), both ways, apart from the answer: heads, the seed of the sample, the patches, and
+what the second round asks for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 import math
 
 import numpy as np
@@ -19,11 +20,17 @@ from offload_ros.amot.allocation import Distributions, allocate
 from offload_ros.amot.bundle import Bundle
 from offload_ros.amot.dataset import Split
 from offload_ros.amot.inference import First, first_pass, missing_by_attention, second_pass, whole
+from offload_ros.amot.messages import (
+    MORE_HEAD_BYTES,
+    SAMPLE_HEAD_BYTES,
+    Wanted,
+    answer_to_buffers,
+    bytes_in,
+)
 from offload_ros.amot.networks import SecondPass
 from offload_ros.amot.patches import patches_of, sample
 
-HEADER_BYTES = 8  # of a message: what it is, of which request, how long
-SEED_BYTES = 4
+HEADER_BYTES = SAMPLE_HEAD_BYTES  # of what a robot sends first, whatever it is; seed included
 BATCH = 128
 Labels = npt.NDArray[np.int64]
 
@@ -41,16 +48,16 @@ class Wire:
         return self.patches * self.patch_bytes
 
     def positions_bytes(self, count: int) -> int:
-        """``count`` positions: a list, or one bit for each patch of the image."""
+        """``count`` positions that a robot chose: a list, or one bit for each patch."""
         return min(math.ceil(self.patches / 8), count * (1 if self.patches <= 256 else 2))
 
     def first_bytes(self, count: int) -> int:
         """The first round with ``count`` patches."""
-        return HEADER_BYTES + SEED_BYTES + count * self.patch_bytes
+        return HEADER_BYTES + count * self.patch_bytes
 
     def asking_bytes(self, count: int) -> int:
         """The second round with ``count`` patches, without these."""
-        return 2 * HEADER_BYTES + self.positions_bytes(count) if count else 0
+        return _asking_bytes(count) + MORE_HEAD_BYTES if count else 0
 
     def second_bytes(self, count: int) -> int:
         """The second round: what is asked for, and what comes."""
@@ -66,6 +73,12 @@ class Wire:
         while count and takes(count) > limit:
             count -= 1
         return count
+
+
+@lru_cache
+def _asking_bytes(count: int) -> int:
+    positions = np.arange(count, dtype=np.uint16)
+    return bytes_in(answer_to_buffers(Wanted(positions, 0.0)))
 
 
 @dataclass(frozen=True)

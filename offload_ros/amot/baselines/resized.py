@@ -94,7 +94,7 @@ class LowThenRegions:
 
     def choices(self, limit: int) -> Sequence[float]:
         """The share of bytes that the first image has."""
-        return (0.3, 0.5, 0.7, 0.85) if edge_within(int(0.3 * limit), 1) else ()
+        return (0.3, 0.5, 0.75) if edge_within(int(0.3 * limit), 1) else ()
 
     def __call__(self, images: Images, limit: int, choice: Any, run: int) -> Answers:
         bundle, wire = self._networks.bundle, images.wire

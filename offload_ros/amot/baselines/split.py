@@ -92,6 +92,7 @@ class SplitNetwork:
             self._basis = torch.linalg.eigh(covariance).eigenvectors.flip(1).float()
         coefficients = centred @ self._basis
         self._deviations: Floats = np.asarray(coefficients.std(0).numpy(), np.float64)
+        self._last: tuple[Images, npt.NDArray[np.int64], Labels] | None = None
 
     def _tokens(self, patches: torch.Tensor) -> torch.Tensor:
         parts = [
@@ -119,8 +120,16 @@ class SplitNetwork:
         return ('bits by deviation',) if self.bits(limit).any() else ()
 
     def __call__(self, images: Images, limit: int, choice: Any, run: int) -> Answers:
-        bits, bundle = self.bits(limit), self._networks.bundle
-        labels = []
+        bits = self.bits(limit)
+        last = self._last
+        if last is None or last[0] is not images or not np.array_equal(last[1], bits):
+            # More bytes than the values have bits change nothing.
+            self._last = last = images, bits, self._answered(images, bits)
+        sent = HEADER_BYTES + -(-int(bits.sum()) * len(self._mean) // 8)
+        return Answers(last[2], np.full(len(images), sent, np.int64))
+
+    def _answered(self, images: Images, bits: npt.NDArray[np.int64]) -> Labels:
+        bundle, labels = self._networks.bundle, []
         for part in batches(len(images)):
             tokens = tokens_after(bundle, images.patches[part], self._layers)
             coefficients = (tokens[:, self._skip :] - self._mean) @ self._basis
@@ -128,5 +137,4 @@ class SplitNetwork:
             labels.append(
                 labels_from(bundle, torch.cat([tokens[:, : self._skip], seen], 1), self._layers)
             )
-        sent = HEADER_BYTES + -(-int(bits.sum()) * len(self._mean) // 8)
-        return Answers(np.concatenate(labels), np.full(len(images), sent, np.int64))
+        return np.concatenate(labels)
