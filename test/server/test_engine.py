@@ -93,6 +93,34 @@ def test_requests_run_in_one_thread_in_the_order_they_came(engine, held, answers
     assert engine.queue_length == 0
 
 
+def test_work_in_turn_takes_turns_with_requests(engine, held, answers):
+    """Neither a full queue nor a row of such work holds the other up; other lent work waits."""
+    order = []
+    for seq in (1, 2):
+        engine.submit(request(seq), lambda reply: order.append(reply.seq))
+
+    def lend(name, in_turn):
+        thread = threading.Thread(
+            target=lambda: engine.lend(lambda: order.append(name), in_turn=in_turn)
+        )
+        thread.start()
+        waiting = engine._in_turn if in_turn else engine._lent
+        before_s = time.monotonic()
+        while len(waiting) < expected[in_turn]:
+            assert time.monotonic() - before_s < LONG_S
+            time.sleep(0.001)
+        return thread
+
+    expected = {True: 1, False: 1}
+    threads = [lend('lent', False), lend('a', True)]
+    expected[True] = 2
+    threads.append(lend('b', True))
+    held.open.set()
+    for thread in threads:
+        thread.join(LONG_S)
+    assert order == ['a', 1, 'b', 2, 'lent']
+
+
 def test_full_queue_is_answered_with_busy_at_once(engine, held, answers):
     for seq in (1, 2, 3, 4):
         engine.submit(request(seq), answers)
