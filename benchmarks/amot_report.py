@@ -297,7 +297,7 @@ def _lines(axes: Any, content: Mapping[str, Any], methods: Sequence[str], title:
         line = axes.plot(
             at,
             [100 * values[each] for each in traffics],
-            'o-',
+            marker='o',
             label=TEXTS[method],
             color=f'C{place % 10}',
             linestyle='-' if place < 10 else ':',
@@ -315,6 +315,9 @@ def _lines(axes: Any, content: Mapping[str, Any], methods: Sequence[str], title:
 
 
 def _grid(axes: Any, grid: Mapping[str, Any]) -> None:
+    if not grid:
+        axes.set_visible(False)
+        return
     for first in sorted(grid, key=float):
         second = grid[first]['second']
         ratios = sorted(second, key=float)

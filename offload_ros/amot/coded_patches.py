@@ -64,7 +64,7 @@ def decode(data: bytes, height: int, width: int) -> Bytes:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None or image.shape != (height, width, 3):
         raise CodedError('the data is damaged')
-    return np.asarray(image[..., ::-1], np.uint8)
+    return np.ascontiguousarray(image[..., ::-1], np.uint8)
 
 
 def dimensions(data: bytes) -> tuple[int, int] | None:

@@ -1,11 +1,16 @@
 """Both rounds for a set of images: bytes as they are sent, answers as the networks give them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import amot as amot_benchmark
+from benchmarks import amot_cost, amot_report
 from offload_ros.amot import networks
 from offload_ros.amot.allocation import Distributions
+from offload_ros.amot.baselines import Answers
 from offload_ros.amot.bundle import random_bundle
 from offload_ros.amot.dataset import Split
 from offload_ros.amot.evaluate import (
@@ -167,3 +172,61 @@ def test_some_images_are_spread_over_the_split(images):
     assert few.labels.tolist() == images.labels[[0, 12, 24, 36]].tolist()
     assert torch.equal(few.patches[1], images.patches[12])
     assert few.split.hard.tolist() == images.split.hard[[0, 12, 24, 36]].tolist()
+
+
+# ---- the benchmark's own figures
+
+
+def test_paper_sized_networks_cost_what_is_known_of_them():
+    parts = amot_cost.counted()
+    amot_cost.check(parts)
+    assert amot_cost.ratio(parts) < 0.5
+    with pytest.raises(ValueError, match='decoder'):
+        amot_cost.check({**parts, 'decoder': 6.0})
+
+
+def test_report_has_intervals_paired_differences_and_plain_targets(images, tmp_path):
+    rng = np.random.default_rng(2)
+    sent = np.full(37, 1000)
+    right = {'raw': 1.0, 'amot': 0.9, 'mot': 0.5, 'non_r': 0.2}
+    work = amot_benchmark.Work(tmp_path / 'a.work.json', 'content', fresh=False)
+    for method, share in right.items():
+        for seed in range(1 if method == 'raw' else 3):
+            traffic = 1.0 if method == 'raw' else 0.4
+            labels = np.where(rng.random(37) < share, images.labels, images.labels + 1)
+            key = amot_benchmark.key_of(method, traffic, seed)
+            work.add(key, Answers(labels, sent), images)
+    hard = images.split.hard
+    found = amot_report.content(work.runs, hard, 12_288, [], {})
+    assert found['accuracy']['raw'] == {'100': 1.0}
+    ours = found['accuracy']['amot']['40']
+    low, high = found['details']['amot']['40']['interval_95']
+    assert low < ours < high
+    both = found['details']['amot']['40']
+    share = hard.mean()
+    assert (1 - share) * both['easy'] + share * both['hard'] == pytest.approx(ours, abs=1e-3)
+    gap = found['differences']['non_r']['40']
+    assert gap['mean'] == pytest.approx(ours - found['accuracy']['non_r']['40'], abs=1e-4)
+    assert gap['interval_95'][0] > 0
+    assert found['targets']['A-MOT less Non-R at 40 %']['met'] is True
+    assert found['targets']['A-MOT less SDT at 40 %']['met'] is None
+    path = tmp_path / 'amot.json'
+    path.write_text(json.dumps({'robot_us_per_image': 40.0, 'accuracy': {}}))
+    amot_report.write(found, path)
+    kept = json.loads(path.read_text())
+    assert kept['robot_us_per_image'] == 40.0 and kept['accuracy'] == found['accuracy']
+    assert path.with_suffix('.png').stat().st_size > 10_000
+
+
+def test_work_goes_on_with_the_same_networks_and_images_only(images, tmp_path):
+    path = tmp_path / 'a.work.json'
+    answers = Answers(images.labels, np.full(37, 5))
+    amot_benchmark.Work(path, 'first', fresh=False).add('amot 40 0', answers, images)
+    assert not amot_benchmark.Work(path, 'first', fresh=False).lacks('amot 40 0')
+    assert amot_benchmark.Work(path, 'other', fresh=False).lacks('amot 40 0')
+    assert amot_benchmark.Work(path, 'first', fresh=True).lacks('amot 40 0')
+
+
+def test_second_rounds_keep_what_the_paper_keeps():
+    shares = [amot_benchmark.second_share(traffic) for traffic in (0.2, 0.3, 0.4, 0.5, 1.0)]
+    assert shares == [0.1, 0.1, 0.1, 0.2, 0.2]
