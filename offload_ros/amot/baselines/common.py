@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from transformers import ViTForImageClassification
 
-from offload_ros.amot.bundle import Bundle, BundleError, load
+from offload_ros.amot.bundle import Bundle, BundleError, load, load_classifier
 from offload_ros.amot.evaluate import BATCH, Images, Labels, batches
 from offload_ros.amot.inference import First, classified, whole
 from offload_ros.amot.networks import embed, encode
@@ -58,12 +58,7 @@ def load_networks(folder: Path) -> Networks:
     place = folder / DROPPED
     if not (place / 'config.json').exists():
         return Networks(bundle)
-    try:
-        model = ViTForImageClassification.from_pretrained(
-            str(place), use_safetensors=True, local_files_only=True, dtype=torch.float32
-        )
-    except Exception as error:  # transformers raises whatever it met
-        raise BundleError(f'{place} cannot be loaded: {error}') from error
+    model, _ = load_classifier(folder, DROPPED)
     ours, its = bundle.classifier.config, model.config
     if (ours.image_size, ours.patch_size, ours.num_labels) != (
         its.image_size,
