@@ -183,9 +183,9 @@ class Benchmark:
             return adaptive(rounds, known, self.wire, limit, confidence, weighted, net)
 
         yield 'amot', given, None
-        yield 'amot_printed', lambda: given(weighted=False), None
-        yield 'amot_net', lambda: given(net=True), None
         if any(abs(traffic - each) < 1e-9 for each in ABLATED_AT):
+            yield 'amot_printed', lambda: given(weighted=False), None
+            yield 'amot_net', lambda: given(net=True), None
             for name, network in self.ablations.items():
                 yield f'amot_{name}', given, network
 
@@ -275,15 +275,14 @@ class Benchmark:
         found: list[tuple[baselines.Baseline, Sequence[float]]] = [
             (baselines.NoReconstruction(networks, dropped=False), TRAFFICS),
             (baselines.DetectorFilter(networks, oracle=False), TRAFFICS),
-            (baselines.LowThenRegions(networks), everywhere),
-            (baselines.Upsampled(networks), everywhere),
+            (baselines.LowThenRegions(networks), (*LOW[2:], *TRAFFICS)),
+            (baselines.Upsampled(networks), (*LOW[2:], *TRAFFICS)),
             (baselines.SplitNetwork('po', networks, self.calibration, 0, False), everywhere),
             (baselines.SplitNetwork('mbc', networks, self.calibration, 1, True), everywhere),
             (baselines.CodedImage(networks, 'jpeg'), everywhere),
             (webp, everywhere),
             (baselines.CodedRegions(networks, webp.ladders), (*LOW, 0.2)),
             (baselines.CodedAmot(networks, 'webp'), (0.02, 0.05, 0.1, 0.2)),
-            (baselines.CodedAmot(networks, 'jpeg'), (0.1,)),
         ]
         if networks.dropped is not None:
             found.insert(1, (baselines.NoReconstruction(networks, dropped=True), TRAFFICS))
