@@ -85,7 +85,7 @@ def fields(message):
 
 
 @given(SEEDS)
-@settings(max_examples=examples(100, 3000))
+@settings(max_examples=examples(50, 3000))
 def test_what_a_robot_asks_arrives(seed):
     asked = asked_by(random.Random(seed))
     buffers = asked_to_buffers(asked)
@@ -95,7 +95,7 @@ def test_what_a_robot_asks_arrives(seed):
 
 
 @given(SEEDS)
-@settings(max_examples=examples(100, 3000))
+@settings(max_examples=examples(50, 3000))
 def test_what_a_server_answers_arrives(seed):
     answer = answered_by(random.Random(seed))
     found = answer_from_bytes(joined(answer_to_buffers(answer)))
@@ -108,7 +108,7 @@ def test_what_a_server_answers_arrives(seed):
 
 
 @given(SEEDS)
-@settings(max_examples=examples(300, 20_000))
+@settings(max_examples=examples(100, 20_000))
 def test_damaged_messages_are_read_or_refused(seed):
     chance = random.Random(seed)
     buffers = chance.choice(

@@ -156,11 +156,11 @@ def test_no_stream_takes_more_than_its_budget(seed):
         except BudgetSpent:
             continue
         sent += SAMPLE_HEAD_BYTES + len(first.data)
-        assert sent <= brought
+        assert sent <= brought + 1e-6
         free = np.setdiff1d(np.arange(64), have)
         count = int(min(first.limit, len(free)) * share)
         if count:
             _, data = sampler.more(IMAGE, first, have, free[:count].astype(np.uint16), code)
             sent += MORE_HEAD_BYTES + len(data)
-        assert sent <= brought
+        assert sent <= brought + 1e-6
         assert sampler.traffic.level_bytes <= brought - sent + 1e-6

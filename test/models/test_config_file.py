@@ -153,7 +153,7 @@ BAD_TEXTS = {
     ),
     'unknown key of a model': (
         model(rest='deadline: 5'),
-        "model 'a': unknown key 'deadline' (known: deadline_ms, inputs, objective, "
+        "model 'a': unknown key 'deadline' (known: amot, deadline_ms, inputs, objective, "
         'objective_deadline_ms, objective_weight, outputs, preprocess, source, strategy, '
         'sync_slop_ms, variant, variants)',
     ),
@@ -173,7 +173,7 @@ BAD_TEXTS = {
     ),
     'unknown key of a variant': (
         model(rest='variants: {b: {inputs: []}}'),
-        "model 'a', variant 'b': unknown key 'inputs' (known: outputs, preprocess, source)",
+        "model 'a', variant 'b': unknown key 'inputs' (known: amot, outputs, preprocess, source)",
     ),
     'number as key': (model(rest='5: 5'), "model 'a': unknown key '5' (known: "),
     'line break in a key': (model(rest='"x\\ny": 5'), "model 'a': unknown key 'x"),
