@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ import torch
 from offload_ros.amot import patches
 from offload_ros.amot.allocation import StreamBudget
 from offload_ros.amot.batching import Batcher, Work
-from offload_ros.amot.bundle import BundleError
 from offload_ros.amot.messages import (
     MAX_MESSAGE_BYTES,
     NUMBERS,
@@ -35,12 +34,15 @@ from offload_ros.amot.messages import (
     asked_from_bytes,
     patches_of_message,
 )
-from offload_ros.amot.served import FirstOf, Patches, Served, load_served
+from offload_ros.amot.rounds import FirstOf, Patches
 from offload_ros.models.model import Model
 from offload_ros.wire.channel import Channel, key_of, number_of
 from offload_ros.wire.errors import WireError
 from offload_ros.wire.exchange import PATCHES
 from offload_ros.wire.incoming import Incoming, State
+
+if TYPE_CHECKING:
+    from offload_ros.amot.served import Served
 
 log = logging.getLogger(__name__)
 MAX_RUNS = 8  # of one robot at a time: what is kept between two rounds is bounded by it
@@ -72,6 +74,10 @@ class AmotHost:
         them does."""
         if model.config.amot is None:
             return ''
+        # With it comes transformers, which takes seconds: for servers that need it.
+        from offload_ros.amot.bundle import BundleError
+        from offload_ros.amot.served import load_served
+
         why = ''
         try:
             served = load_served(model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 import math
 from pathlib import Path
 
@@ -15,34 +14,10 @@ from offload_ros.amot import inference
 from offload_ros.amot.allocation import Distributions, DistributionsError, read_all
 from offload_ros.amot.bundle import Bundle, BundleError, load
 from offload_ros.amot.fit import Geometry, NotFit, classifier_of, geometry_of
+from offload_ros.amot.rounds import FirstOf, Patches
 from offload_ros.models.model import Model
 
 DISTRIBUTIONS = 'distributions.json'
-
-
-@dataclass(frozen=True, eq=False)
-class Patches:
-    """Patches (K, P) uint8 at positions (K,) int64 of one image; of a second round also the first
-    round's embeddings (1 + N, D)."""
-
-    patches: npt.NDArray[np.uint8]
-    positions: npt.NDArray[np.int64]
-    embeddings: torch.Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class FirstOf:
-    """The first round of one image: embeddings (1 + N, D) where the networks compute, attention
-    (1, N) and probabilities (labels,) float32 here."""
-
-    embeddings: torch.Tensor
-    attention: torch.Tensor
-    probabilities: npt.NDArray[np.float32]
-
-    @property
-    def confidence(self) -> float:
-        """The greatest probability."""
-        return float(self.probabilities.max())
 
 
 class Served:

@@ -15,7 +15,7 @@ from offload_ros.amot.batching import Batcher, Work
 from offload_ros.amot.client import PatchesFailed, link_on
 from offload_ros.amot.messages import Answered, More, Sample, Wanted
 from offload_ros.amot.patches import cut, patches_of, sample
-from offload_ros.amot.served import Patches
+from offload_ros.amot.rounds import Patches
 from offload_ros.models.model import load_model
 from offload_ros.wire.channel import key_of
 from offload_ros.wire.codecs import DELTA_ZSTD, encode
