@@ -10,6 +10,8 @@ from pathlib import Path
 import time
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 import torch
 from torch import nn
 from transformers import PretrainedConfig
@@ -76,7 +78,7 @@ def train(
     """Train the parameters of ``modules`` that want a gradient, for ``plan.steps`` steps.
 
     ``loss_of(step, generator)`` gives (loss, figures to log). State is kept in ``folder``, in
-    ``<name>.training.pt`` (which ``finished`` removes), the log in ``<name>.log.jsonl``.
+    ``<name>.training.safetensors`` (which ``finished`` removes), the log in ``<name>.log.jsonl``.
     Raises ``FloatingPointError`` when the loss is no number.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,14 +88,10 @@ def train(
         {'params': [p for p in weights if p.ndim <= 1], 'weight_decay': 0.0},
     ]
     optimiser = torch.optim.AdamW(groups, plan.rate, betas=(0.9, 0.98))
-    path = folder / f'{name}.training.pt'
+    path = folder / f'{name}.training.safetensors'
     first, before_s = 0, 0.0
     if path.exists():
-        state = torch.load(path, weights_only=True, map_location='cpu')
-        for key, module in modules.items():
-            module.load_state_dict(state['modules'][key])
-        optimiser.load_state_dict(state['optimiser'])
-        first, before_s = state['step'], state['seconds']
+        first, before_s = restore(path, modules, optimiser)
         print(f'{name}: goes on at step {first} of {plan.steps}', flush=True)
     begun_s = saved_s = time.monotonic()
     for module in modules.values():
@@ -102,15 +100,7 @@ def train(
     count = 0
 
     def save(step: int) -> None:
-        part = path.with_suffix('.part')
-        state = {
-            'step': step,
-            'seconds': before_s + time.monotonic() - begun_s,
-            'modules': {key: module.state_dict() for key, module in modules.items()},
-            'optimiser': optimiser.state_dict(),
-        }
-        torch.save(state, part)
-        part.rename(path)
+        keep(path, modules, optimiser, step, before_s + time.monotonic() - begun_s)
 
     for step in range(first, plan.steps):
         for group in optimiser.param_groups:
@@ -146,6 +136,52 @@ def train(
         module.eval()
 
 
+def keep(
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+) -> None:
+    """Write the state of a training: weights, what the optimiser remembers, how far it is."""
+    tensors = {
+        f'module/{key}/{name}': value
+        for key, module in modules.items()
+        for name, value in module.state_dict().items()
+    }
+    for index, state in optimiser.state_dict()['state'].items():
+        tensors |= {f'optimiser/{index}/{name}': value for name, value in state.items()}
+    part = path.with_suffix('.part')
+    told = {'step': str(step), 'seconds': str(seconds)}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, part, told)
+    part.replace(path)
+
+
+def restore(
+    path: Path, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """(step, seconds) of a state that ``keep`` wrote; ``ValueError`` when it is another's."""
+    try:
+        with safe_open(path, 'pt') as file:
+            told = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for key, module in modules.items():
+            begin = f'module/{key}/'
+            own = {n[len(begin) :]: v for n, v in tensors.items() if n.startswith(begin)}
+            module.load_state_dict(own)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith('optimiser/'):
+                _, index, what = name.split('/')
+                state.setdefault(int(index), {})[what] = value
+        optimiser.load_state_dict({**optimiser.state_dict(), 'state': state})
+        return int(told['step']), float(told['seconds'])
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f'{path} is of another training: remove it to begin anew ({error})'
+        ) from error
+
+
 def finished(name: str, folder: Path) -> None:
     """The result is written: the state of the training is not needed any more."""
-    (folder / f'{name}.training.pt').unlink(missing_ok=True)
+    (folder / f'{name}.training.safetensors').unlink(missing_ok=True)

@@ -222,6 +222,17 @@ def test_a_training_that_was_stopped_ends_where_another_ends(tmp_path, monkeypat
     assert [json.loads(line)['step'] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
+def test_the_state_of_another_training_is_refused(tmp_path):
+    def loss_of(step, generator):
+        return network.weight.square().sum(), {}
+
+    network = torch.nn.Linear(2, 2)
+    loop('net', Plan(1, 0.1), {'net': network}, loss_of, tmp_path)
+    network = torch.nn.Linear(3, 3)
+    with pytest.raises(ValueError, match='is of another training: remove it to begin anew'):
+        loop('net', Plan(1, 0.1), {'net': network}, loss_of, tmp_path)
+
+
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
     network = torch.nn.Linear(1, 1)
     with pytest.raises(FloatingPointError, match='loss of step 0 is nan'):
@@ -265,7 +276,7 @@ def test_the_commands_make_a_bundle_that_loads(tmp_path, data, tiny, monkeypatch
     )
     bundle = load(folder)
     assert bundle.labels == LABELS[:4] and bundle.second.options['layers'] == 1
-    assert not list(folder.glob('*.training.pt'))
+    assert not list(folder.glob('*.training.*'))
     _, error = command(monkeypatch, capsys, 'ship', folder, '--to', tmp_path / 'shipped')
     shipped = load(tmp_path / 'shipped', 'second_pass_only_new')
     assert not error and shipped.second.options['only_new'] and shipped.patches == 64
