@@ -20,8 +20,8 @@ import sys
 from typing import Any
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 from transformers import ViTForImageClassification, ViTMAEForPreTraining
+from transformers.utils.logging import disable_progress_bar
 
 from offload_ros.amot.batches import Batches
 from offload_ros.amot.bundle import (
