@@ -21,6 +21,11 @@ class Batch:
     labels: torch.Tensor
     parts: torch.Tensor | None
 
+    def to(self, device: str) -> Batch:
+        """The same on a device."""
+        parts = None if self.parts is None else self.parts.to(device)
+        return Batch(self.patches.to(device), self.labels.to(device), parts)
+
 
 class Batches:
     """Batch of any step of a training: the same for the same seed, wherever it was resumed."""

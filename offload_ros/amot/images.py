@@ -1,6 +1,6 @@
 """Images for the classifier and the masked autoencoder: what a robot sees in simulated rooms.
 
-    python -m offload_ros.amot.images FOLDER --jobs 2      about 15 minutes on two cores
+    python -m offload_ros.amot.images FOLDER --jobs 2      about 20 minutes on two cores
 
 Each image (128, 128, 3) shows one kind of object (or a person) as the thing most in view. Half of
 them are easy (near, whole, well lit), half are hard (small, hidden in part, dim or glaring, noisy

@@ -33,7 +33,7 @@ def mae_loss(
     """
     batch, total, _ = images.shape
     count = max(1, int(uniform(generator, *shares) * total))
-    positions = random_positions(batch, count, total, generator)
+    positions = random_positions(batch, count, total, generator).to(images.device)
     drawn = rebuilt(mae, taken(images, positions), positions)
     error = (drawn.float() - images).square().sum()  # what was seen is unchanged: 0
     loss = error / (batch * (total - count) * images.shape[-1])
@@ -70,6 +70,7 @@ def classifier_loss(
     positions = None
     if share < 1.0:
         positions = random_positions(count, max(1, int(share * total)), total, generator)
+        positions = positions.to(images.device)
         images = taken(images, positions)
     vit = classifier.vit
     tokens = embed(vit, images, positions)
@@ -101,7 +102,7 @@ def spoiled(
         return images
     total = images.shape[1]
     sent = max(1, int(uniform(generator, *shares) * total))
-    positions = random_positions(count, sent, total, generator)
+    positions = random_positions(count, sent, total, generator).to(images.device)
     drawn = rebuilt(mae, taken(images[:count], positions), positions)
     return torch.cat([drawn.to(images.dtype), images[count:]])
 
@@ -119,7 +120,7 @@ def second_loss(
     count, total, _ = images.shape
     sent = max(1, int(uniform(generator, *first_shares) * total))
     more = max(1, min(total - sent, round(uniform(generator, *second_shares) * total)))
-    positions = random_positions(count, sent, total, generator)
+    positions = random_positions(count, sent, total, generator).to(images.device)
     vit = bundle.classifier.vit
     with torch.no_grad():
         drawn = rebuilt(bundle.mae, taken(images, positions), positions)

@@ -1,11 +1,12 @@
 """Train the networks of A-MOT, on a CPU or a GPU; each command goes on where it was stopped.
 
-    python -m offload_ros.amot.train classifier FOLDER --data DATA --keep 0.4 0.6 --epochs 12
-    python -m offload_ros.amot.train mae FOLDER --data DATA --epochs 16
-    python -m offload_ros.amot.train classifier FOLDER --data DATA --start classifier --rebuilt 0.5
-    python -m offload_ros.amot.train decoder FOLDER --data DATA --epochs 4
+    python -m offload_ros.amot.train classifier FOLDER --data DATA --keep 0.4 0.6
+    python -m offload_ros.amot.train mae FOLDER --data DATA
+    python -m offload_ros.amot.train classifier FOLDER --data DATA --start classifier --rebuilt 0.4
+    python -m offload_ros.amot.train decoder FOLDER --data DATA
     python -m offload_ros.amot.train ship FOLDER --to config/networks/scene
 
+doc/amot.md tells how the shipped networks were made.
 DATA comes from ``offload_ros.amot.images``, or is any folder of pictures by class (``dataset``).
 """
 
@@ -50,6 +51,7 @@ CLASSIFIER = VitSize(192, 6, 3)
 MAE = VitSize(192, 6, 3)
 MAE_DECODER = VitSize(128, 4, 4)
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+SHIPPED = ('classifier', 'classifier_dropped')  # others are steps on the way
 EPOCHS = {'mae': 16.0, 'classifier': 12.0, 'decoder': 4.0}
 RATES = {'mae': 1.0e-3, 'classifier': 1.0e-3, 'decoder': 5.0e-4}
 
@@ -118,9 +120,9 @@ def run(arguments: argparse.Namespace) -> None:
             quick_attention(module)
 
     def step_loss(step: int, generator: torch.Generator) -> Any:
-        batch = batches.at(step)
+        batch = batches.at(step).to(arguments.device)
         with autocast(arguments.device):
-            return loss_of(normalise(batch.patches.to(arguments.device)), batch, generator)
+            return loss_of(normalise(batch.patches), batch, generator)
 
     train(name, plan, modules, step_loss, folder)
     save(folder / name)
@@ -180,8 +182,9 @@ def _decoder(arguments: argparse.Namespace, folder: Path, labels: tuple[str, ...
         quick_attention(bundle.mae, bundle.classifier)
 
     def loss_of(images: torch.Tensor, batch: Any, generator: torch.Generator) -> Any:
-        labels = batch.labels.to(arguments.device)
-        return second_loss(bundle, images, labels, generator, arguments.shares, arguments.more)
+        return second_loss(
+            bundle, images, batch.labels, generator, arguments.shares, arguments.more
+        )
 
     return {'second': second}, loss_of, lambda path: save_second_pass(second, path)
 
@@ -190,14 +193,12 @@ def ship(folder: Path, target: Path) -> None:
     """Copy networks with 16-bit weights, and what belongs to them; trainings stay behind."""
     bundle = load(folder, second_pass='')
     bundle.mae.half().save_pretrained(target / 'mae')
-    classifier = bundle.classifier.config
     for path in sorted(folder.glob('second_pass*/')):
-        second = load_second_pass(path, load(folder, '').classifier)
-        save_second_pass(second, target / path.name, half=True)
-    for path in sorted(folder.glob('classifier*/')):
-        network = pretrained(ViTForImageClassification, folder, {}, path.name)
-        assert network.config.hidden_size == classifier.hidden_size
-        network.half().save_pretrained(target / path.name)
+        save_second_pass(load_second_pass(path, bundle.classifier), target / path.name, half=True)
+    for name in SHIPPED:
+        if (folder / name).exists():
+            network = pretrained(ViTForImageClassification, folder, {}, name)
+            network.half().save_pretrained(target / name)
     for name in ('amot.json', 'distributions.json'):
         if (folder / name).exists():
             shutil.copy(folder / name, target / name)
