@@ -1,5 +1,5 @@
-"""Two operators that ATen lacks and robots' models need: ``torch.ops.offload_ros.decode_image`` and
-``torch.ops.offload_ros.nms``. A captured model keeps each as one node."""
+"""Operators that ATen lacks and robots' models need, as ``torch.ops.offload_ros.decode_image``,
+``nms`` and ``detect_poses``. A captured model keeps each as one node."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from offload_ros.models.kapao_network import KEYPOINTS
+from offload_ros.models.kapao_poses import detect_poses
+
 NAMESPACE = 'offload_ros'
-NAMES = frozenset({'decode_image', 'nms'})
-NMS = 'offload_ros.nms.default'
+NAMES = frozenset({'decode_image', 'nms', 'detect_poses'})
+# Along the first axis of what these give there are as many as the data say.
+DYNAMIC = frozenset({'offload_ros.nms.default', 'offload_ros.detect_poses.default'})
 MAX_EXTENT = 16384  # pixels of an image's side
 
 _library: Any = torch.library.Library(NAMESPACE, 'DEF')  # type: ignore[no-untyped-call]
 _library.define('decode_image(Tensor data, int height, int width, bool rgb=True) -> Tensor')
 _library.define('nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor')
+_library.define(
+    'detect_poses(Tensor candidates, float person_score, float person_iou, float keypoint_score, '
+    'float keypoint_iou, float gate, float tolerance_px, float scale_x=1.0, float scale_y=1.0, '
+    'float left=0.0, float top=0.0) -> (Tensor poses, Tensor boxes)'
+)
 
 
 def decode_image(data: torch.Tensor, height: int, width: int, rgb: bool = True) -> torch.Tensor:
@@ -106,8 +115,18 @@ def _nms_fake(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -
     return boxes.new_empty((context.new_dynamic_size(),), dtype=torch.int64)
 
 
+def _detect_poses_fake(
+    candidates: torch.Tensor, *numbers: float, **named: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    count = torch.library.get_ctx().new_dynamic_size()
+    poses = candidates.new_empty((count, KEYPOINTS, 3), dtype=torch.float32)
+    return poses, candidates.new_empty((count, 5), dtype=torch.float32)
+
+
 _library.impl('decode_image', decode_image, 'CompositeExplicitAutograd')
 _library.impl('nms', nms, 'CompositeExplicitAutograd')
+_library.impl('detect_poses', detect_poses, 'CompositeExplicitAutograd')
 _fake = getattr(torch.library, 'register_fake', None) or torch.library.impl_abstract  # type: ignore[attr-defined]
 _fake(f'{NAMESPACE}::decode_image', _decode_image_fake)
 _fake(f'{NAMESPACE}::nms', _nms_fake)
+_fake(f'{NAMESPACE}::detect_poses', _detect_poses_fake)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import copy
 import hashlib
 import itertools
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ from offload_ros.graph.graph import Graph, GraphError
 from offload_ros.graph.wire_form import graph_to_json
 from offload_ros.models.errors import InputError, ModelError
 from offload_ros.models.model import Model
+from offload_ros.models.preprocess import computed
 
+Kind = TypeVar('Kind', bound=nn.Module)
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 
 
@@ -53,17 +55,15 @@ class WholeModel(nn.Module):
         arguments = [inputs[name] for name in self.names]
         if self.size is not None:
             arguments[0] = torch.ops.offload_ros.decode_image(arguments[0], *self.size)
-        if self.preprocess is not None:
-            arguments[0] = self.preprocess(arguments[0])
-        return self.named(self.network(*arguments))
+        return self.named(computed(self.network, self.preprocess, arguments))
 
 
-def twin_of(module: nn.Module) -> nn.Module:
+def twin_of(module: Kind) -> Kind:
     """A module of the same tensors: capture puts others in their place for a while, which the
     threads that use ``module`` must not see."""
     tensors = itertools.chain(module.parameters(), module.buffers())
     try:
-        twin: nn.Module = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+        twin: Kind = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
     except Exception as error:  # anybody's class
         reason = f'{type(error).__name__}: {error}'
         raise GraphError(f'a {type(module).__name__} cannot be copied ({reason})') from error

@@ -2,7 +2,7 @@
 
 They are functions: ATen operators without those that change an argument, draw random numbers, open
 files, trust their arguments blindly, return memory that nobody wrote or read by strides; arithmetic
-on numbers that come from tensors (sizes, counts); and the two operators of
+on numbers that come from tensors (sizes, counts); and the operators of
 ``offload_ros.graph.custom``.
 """
 
@@ -142,7 +142,7 @@ def _operator(name: str, func: OpOverload) -> Operator:
     makes_tensors = bool(returns) and all('Tensor' in each for each in returns)
     if writes or not (makes_tensors or name in _NUMBERS):
         raise GraphError(f'operator {name} is not a function of tensors')
-    dynamic = name == custom.NMS or (
+    dynamic = name in custom.DYNAMIC or (
         facts.dynamic and name.startswith('aten.') and name not in _NUMBERS
     )
     kinds = {each.name: _kind(str(each.type)) for each in schema.arguments}

@@ -107,7 +107,8 @@ class Source:
     """Where the network comes from; exactly one of the three.
 
     ``python``: ``package.module:function``, called with ``arguments``, returns a
-    ``torch.nn.Module``.
+    ``torch.nn.Module``. An argument ``weights`` that ends in ``.safetensors`` is a file, its path
+    counted from the folder of ``models.yaml``.
     ``transformers``: hub id or local folder; without weights there, a configuration gives seeded
     random ones.
     ``export``: a ``torch.export`` archive (``.pt2``). Both local files and factories are code that

@@ -163,7 +163,21 @@ def _source(where: str, entry: Any, base: Path) -> Source:
             if not there:
                 raise ConfigError(f'{where}: {kind}: {local} does not exist')
             values[kind] = str(local)
+    weights = values.get('arguments', {}).get('weights') if values.get('python') else None
+    if isinstance(weights, str) and weights.endswith('.safetensors'):
+        values['arguments'] = {**values['arguments'], 'weights': _weights(where, weights, base)}
     return _build(where, Source, **values)
+
+
+def _weights(where: str, text: str, base: Path) -> str:
+    try:
+        path = (base / Path(text).expanduser()).resolve()
+        there = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f'{where}: weights: {text!r} is not a path: {error}') from None
+    if not there:
+        raise ConfigError(f'{where}: weights: {path} does not exist')
+    return str(path)
 
 
 def _number(value: Any) -> float:

@@ -14,7 +14,7 @@ from torch import nn
 
 from offload_ros.models.config import ModelConfig
 from offload_ros.models.errors import InputError, ModelError
-from offload_ros.models.preprocess import ImagePreprocess
+from offload_ros.models.preprocess import ImagePreprocess, computed
 from offload_ros.models.sources import load_network
 from offload_ros.wire.tensors import CODE_OF_DTYPE, MAX_AXES, data_of
 
@@ -86,9 +86,8 @@ class Model:
         try:
             with torch.inference_mode():
                 arguments = [inputs[spec.name].to(self.device) for spec in self.config.inputs]
-                if self.preprocess is not None:
-                    arguments[0] = self.preprocess(arguments[0])
-                outputs = self.named_outputs(self.network(*arguments))
+                result = computed(self.network, self.preprocess, arguments)
+                outputs = self.named_outputs(result)
                 return {name: tensor.to('cpu').contiguous() for name, tensor in outputs.items()}
         except (InputError, ModelError):
             raise

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from offload_ros.models.alignment import align
 from offload_ros.models.config import Source
 from offload_ros.models.errors import ModelError
 
@@ -43,6 +44,7 @@ def load_network(source: Source) -> Network:
         network = _from_export(source)
     else:
         network = _from_transformers(source)
+    align(network.module)
     return network
 
 
@@ -68,14 +70,18 @@ def _from_factory(source: Source) -> Network:
     if not isinstance(module, nn.Module):
         raise ModelError(f'{source.python} returned {type(module).__name__}, not a torch.nn.Module')
     trained = getattr(module, 'weights_trained', None)
-    remark = ''
+    said = getattr(module, 'remark', '')
+    remark = said if isinstance(said, str) else ''
     if trained is None:
         remark = (
             f'{source.python} does not say whether its weights are trained: results are marked '
             'untrained '
             '(set weights_trained = True on the module it returns)'
         )
-    identity = {'python': source.python, 'arguments': dict(source.arguments)}
+    # A path in the arguments is one machine's; a module can say what counts beside its weights.
+    said = getattr(module, 'model_identity', None)
+    arguments = said if isinstance(said, Mapping) else source.arguments
+    identity = {'python': source.python, 'arguments': dict(arguments)}
     return Network(module.eval(), identity, bool(trained), remark)
 
 

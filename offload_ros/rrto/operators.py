@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
+from offload_ros.graph import custom
 from offload_ros.rrto.operator_names import OPERATOR_NAMES
 from offload_ros.wire.errors import WireError
 
@@ -93,7 +94,9 @@ class AllowedOperators:
         if not colons or len(name) > MAX_NAME or not base.isidentifier():
             raise WireError(f'{name[:MAX_NAME]!r} names no operator')
         if (namespace, base) != ('aten', '_reshape_alias'):  # run as another: see ``callable_of``
-            allowed = namespace == 'aten' and base in OPERATOR_NAMES
+            allowed = (namespace == 'aten' and base in OPERATOR_NAMES) or (
+                namespace == custom.NAMESPACE and base in custom.NAMES
+            )
             if not (allowed or self._all or plain in self._more):
                 raise WireError(
                     f'operator {plain} is not among those that this server runs; its owner can add '
