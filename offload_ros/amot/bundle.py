@@ -23,6 +23,7 @@ import torch
 from transformers import ViTForImageClassification, ViTMAEForPreTraining
 
 from offload_ros.amot.networks import IMAGENET, Normalise, SecondPass
+from offload_ros.models.alignment import align
 
 KEYS = {'mean', 'std', 'confidence', 'classifier', 'mae', 'second_pass'}
 
@@ -145,6 +146,7 @@ def pretrained(kind: Any, folder: Path, settings: dict[str, Any], name: str) -> 
         raise BundleError(f'{name}: {source} cannot be loaded: {error}') from error
     if told.get('missing_keys') or told.get('mismatched_keys'):
         raise BundleError(f'{name}: {source} lacks weights of this architecture')
+    align(model)
     return model
 
 
