@@ -66,15 +66,19 @@ class TestBringUp(unittest.TestCase):
                 OffloadStatus, '/robot1/offload/status', seen['status'].append, 10
             )
             end = node.get_clock().now().nanoseconds + 60e9
+            wanted = {
+                '/offload_server: load',
+                '/robot1/offload_manager: classifier',
+                '/robot1/offload_manager: scene',
+                '/robot1/offload_manager: servers',
+            }
             names = set()
             while node.get_clock().now().nanoseconds < end:
                 rclpy.spin_once(node, timeout_sec=0.2)
                 names = {entry.name for array in seen['diagnostics'] for entry in array.status}
-                if len(names) >= 3 and seen['status']:
+                if wanted <= names and seen['status']:
                     break
-            self.assertIn('/offload_server: load', names)
-            self.assertIn('/robot1/offload_manager: classifier', names)
-            self.assertIn('/robot1/offload_manager: servers', names)
+            self.assertLessEqual(wanted, names)
             self.assertEqual(seen['status'][-1].models[0].server, '/offload_server')
         finally:
             node.destroy_node()
