@@ -1,6 +1,8 @@
 """Run neural networks that are too heavy for the robot together with a server, over DDS."""
 
 import importlib
+import os
+from pathlib import Path
 from pkgutil import extend_path
 from typing import Any
 
@@ -8,6 +10,21 @@ from typing import Any
 # build: both are one package.
 __path__ = extend_path(__path__, __name__)
 __version__ = '0.1.0'
+
+
+def _same_bits_at_any_address() -> None:
+    """On AMD CPUs the last bits of a product by MKL depend on where its matrices begin in memory,
+    unless MKL is asked for results that can be reproduced; it reads this before its first product.
+    """
+    try:
+        amd = 'AuthenticAMD' in Path('/proc/cpuinfo').read_text()[:1000]
+    except OSError:
+        return
+    if amd:
+        os.environ.setdefault('MKL_CBWR', 'AUTO')
+
+
+_same_bits_at_any_address()
 
 
 def __getattr__(name: str) -> Any:

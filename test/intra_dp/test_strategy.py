@@ -233,7 +233,8 @@ def test_a_frame_is_recorded_when_asked(slow_robot, by_hand, tmp_path):
     first, _ = until_plan(strategy, images(1000), 'split, ')
     file = tmp_path / 'run.json'
     strategy.record(file)
-    for frame in images(100, first=first.seq + 1):
+    # On a busy machine plans that split may seem slow for a while.
+    for frame in images(1000, first=first.seq + 1):
         same(run(strategy, frame), model, frame)
         if file.exists():  # a frame that the robot computes alone is none
             break

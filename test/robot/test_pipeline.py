@@ -459,7 +459,7 @@ def test_unknown_strategy_is_refused_with_those_that_can_run_the_model(start, ma
     with pytest.raises(StrategyRefused) as refusal:
         run.pipeline.set_strategy('teleport')
     assert str(refusal.value) == (
-        "model 'tiny': there is no strategy 'teleport'; there are device, dsccs, intra_dp, "
+        "model 'tiny': there is no strategy 'teleport'; there are amot, device, dsccs, intra_dp, "
         'layer_cut, mcop, rrto, server, spso_ga; admissible: device, rrto, server'
     )
     assert run.pipeline.strategy == 'device'
