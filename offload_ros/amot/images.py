@@ -11,8 +11,7 @@ was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 import math
 from pathlib import Path
@@ -20,15 +19,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from rich.progress import track
 
 from offload_ros.amot.dataset import SPLITS, Split, write_split
 from offload_ros.sim.config import CameraConfig, PersonConfig, WorldConfig
 from offload_ros.sim.gl import mujoco
 from offload_ros.sim.objects import KINDS
+from offload_ros.sim.photograph import Lighting, photographed
 from offload_ros.sim.robot import Pose
 from offload_ros.sim.scene import CAMERA, ROOM_KINDS
 from offload_ros.sim.world import World
+from offload_ros.training.worlds import Arrays, drawn
 
 LABELS = (*sorted(KINDS), 'person')
 IMAGE_PX = 128
@@ -89,27 +89,13 @@ class Studio:
         )
         self.world = World(seed, config)
         model = self.world.model
-        self._head = model.vis.headlight
-        self._base = (self._head.ambient.copy(), self._head.diffuse.copy())
-        self._lights = (model.light_diffuse.copy(), model.light_dir.copy())
+        self._lighting = Lighting(model)
         self._camera = model.camera(CAMERA).id
         self._up = model.cam_quat[self._camera].copy()
         self._kind = np.full(len(self.world.kinds), -1)
         for entity, kind in enumerate(self.world.kinds):
             if entity >= len(ROOM_KINDS):
                 self._kind[entity] = LABELS.index(kind)
-
-    def light(self) -> None:
-        """Draw where light comes from and its tint."""
-        model, rng = self.world.model, self.rng
-        tint = rng.uniform(0.85, 1.0, 3)
-        share = float(rng.uniform(0.5, 1.1))
-        self._head.ambient[:] = self._base[0] * share * tint
-        self._head.diffuse[:] = self._base[1] * float(rng.uniform(0.3, 1.6)) * tint
-        model.light_diffuse[:] = self._lights[0] * float(rng.uniform(0.5, 2.2)) * tint
-        angle = float(rng.uniform(0, 2 * math.pi))
-        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        model.light_dir[:, :2] = self._lights[1][:, :2] @ turn.T
 
     def targets(self) -> list[tuple[int, float, float, float, float]]:
         """(label, x, y, height of the middle, size) of all that may be looked at."""
@@ -165,25 +151,17 @@ class Studio:
             first = target[0]
             second = float(np.delete(seen, first).max())
             if how.share[0] <= seen[first] <= how.share[1] and seen[first] >= how.lead * second:
-                self.light()
+                self._lighting.draw(self.rng)
                 image = self._photograph(how)
                 return _one(image, first, how is HARD, kinds), True
         return _one(np.zeros((IMAGE_PX, IMAGE_PX, 3), np.uint8), 0, False, None), False
 
     def _photograph(self, how: Difficulty) -> npt.NDArray[np.uint8]:
         """Return the picture as the camera of a robot gives it: exposure, blur, noise."""
-        rng = self.rng
         square = cv2.resize(
             self.world.render_rgb(), (IMAGE_PX, IMAGE_PX), interpolation=cv2.INTER_AREA
         )
-        picture: npt.NDArray = square.astype(np.float32)
-        picture *= 2.0 ** rng.uniform(*how.light)
-        blur = rng.uniform(0.0, how.blur) if how.blur else 0.0
-        if blur > 0.2:
-            picture = cv2.GaussianBlur(picture, (0, 0), blur)
-        noise = rng.uniform(0.0, how.noise)
-        picture += rng.normal(0.0, noise, picture.shape).astype(np.float32)
-        return np.asarray(np.clip(np.rint(picture), 0, 255), np.uint8)
+        return photographed(square, self.rng, how.light, how.blur, how.noise)
 
 
 def _one(
@@ -223,13 +201,8 @@ def worlds(split: str, count: int) -> Sequence[int]:
     return range(FIRST_SEED[split], FIRST_SEED[split] + math.ceil(count / VIEWS[split]))
 
 
-def _written(task: tuple[int, int, Path]) -> None:
-    seed, count, path = task
-    split = of_world(seed, count)
-    part = path.with_suffix('.part')
-    with part.open('wb') as file:
-        np.savez(file, allow_pickle=False, **split.arrays())
-    part.rename(path)
+def _arrays(seed: int, count: int) -> Arrays:
+    return of_world(seed, count).arrays()
 
 
 def generate(folder: Path, counts: dict[str, int], jobs: int = 1) -> None:
@@ -237,23 +210,11 @@ def generate(folder: Path, counts: dict[str, int], jobs: int = 1) -> None:
     for split, count in counts.items():
         if (folder / f'{split}_images.npy').exists():
             continue
-        work = folder / 'worlds'
-        work.mkdir(parents=True, exist_ok=True)
-        tasks = [(seed, VIEWS[split], work / f'{seed}.npz') for seed in worlds(split, count)]
-        missing = [task for task in tasks if not task[-1].exists()]
-        for _ in track(_run(missing, jobs), f'{split}: worlds', total=len(missing)):
-            pass
-        write_split(folder, split, (Split.read(path) for *_, path in tasks), count, LABELS)
-        for *_, path in tasks:
+        seeds = worlds(split, count)
+        paths = drawn(_arrays, seeds, VIEWS[split], folder / 'worlds', f'{split}: worlds', jobs)
+        write_split(folder, split, (Split.read(path) for path in paths), count, LABELS)
+        for path in paths:
             path.unlink()
-
-
-def _run(tasks: list[tuple[int, int, Path]], jobs: int) -> Iterator[None]:
-    if jobs == 1:
-        yield from map(_written, tasks)
-        return
-    with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(_written, tasks, chunksize=4)
 
 
 def main() -> None:

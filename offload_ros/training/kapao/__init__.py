@@ -1,0 +1,1 @@
+"""Small KAPAO networks, trained on people in simulated rooms."""
