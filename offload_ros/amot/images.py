@@ -158,10 +158,9 @@ class Studio:
 
     def _photograph(self, how: Difficulty) -> npt.NDArray[np.uint8]:
         """Return the picture as the camera of a robot gives it: exposure, blur, noise."""
-        square = cv2.resize(
-            self.world.render_rgb(), (IMAGE_PX, IMAGE_PX), interpolation=cv2.INTER_AREA
-        )
-        return photographed(square, self.rng, how.light, how.blur, how.noise)
+        picture = self.world.render_rgb()
+        square = cv2.resize(picture, (IMAGE_PX, IMAGE_PX), interpolation=cv2.INTER_AREA)
+        return photographed(np.asarray(square, np.uint8), self.rng, how.light, how.blur, how.noise)
 
 
 def _one(

@@ -97,6 +97,15 @@ class Follower:
         self._plan: tuple[int, int] | None = None
         self._last = (0.0, 0.0)
 
+    def reconfigure(self, config: FollowConfig) -> None:
+        """Follow by other rules from the next command on; what is known of the person stays."""
+        if config == self.config:
+            return
+        self.config = config
+        self._following = following(config.limits)
+        self._searching = searching(config.limits)
+        self._plan = None
+
     @property
     def whereabouts(self) -> Floats:
         """Return where the person may be, (N, 2); empty before there was a target."""

@@ -34,9 +34,7 @@ def drawn(
     return paths
 
 
-def _written(
-    of_world: Callable[[int, int], Arrays], views: int, task: tuple[int, Path]
-) -> None:
+def _written(of_world: Callable[[int, int], Arrays], views: int, task: tuple[int, Path]) -> None:
     seed, path = task
     arrays = of_world(seed, views)
     part = path.with_suffix('.part')

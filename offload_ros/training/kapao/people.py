@@ -74,7 +74,7 @@ def write(folder: Path, split: str, paths: Iterable[Path], count: int) -> None:
     split is complete. One file at a time is in memory."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f'{split}_images.part'
-    target: npt.NDArray[np.uint8] | None = None
+    target: np.memmap | None = None
     labels: dict[str, list[npt.NDArray]] = {name: [] for name in LABELS}
     done = 0
     for arrays in _read(paths):
@@ -91,7 +91,9 @@ def write(folder: Path, split: str, paths: Iterable[Path], count: int) -> None:
     target.flush()
     with (folder / f'{split}_people.npz').open('wb') as file:
         np.savez(
-            file, allow_pickle=False, **{name: np.concatenate(each) for name, each in labels.items()}
+            file,
+            allow_pickle=False,
+            **{name: np.concatenate(each) for name, each in labels.items()},
         )
     part.rename(folder / f'{split}_images.npy')
 

@@ -71,8 +71,7 @@ class Studio:
         self.world = World(seed, config)
         model = self.world.model
         self.people = [
-            Posed(w.body, w.config, w.free, rng, w.position, w.yaw, 1.0)
-            for w in self.world.walkers
+            Posed(w.body, w.config, w.free, rng, w.position, w.yaw, 1.0) for w in self.world.walkers
         ]
         self._wardrobes = [
             Wardrobe(model, index, each.body) for index, each in enumerate(self.people)
@@ -123,7 +122,8 @@ class Studio:
         model = world.model
         usual = rng.random() < 0.5
         up = 0.0 if usual else float(rng.normal(0.0, 0.07))
-        model.cam_pos[camera] = position + (0, 0, 0.0 if usual else float(rng.uniform(-0.2, 0.4)))
+        raised = 0.0 if usual else float(rng.uniform(-0.2, 0.4))
+        model.cam_pos[camera] = position + np.array([0.0, 0.0, raised])
         turn, turned = np.empty(4), np.empty(4)
         mujoco.mju_axisAngle2Quat(turn, np.array([1.0, 0.0, 0.0]), up)
         mujoco.mju_mulQuat(turned, quaternion, turn)
