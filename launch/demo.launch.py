@@ -4,12 +4,27 @@ import os
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    SetLaunchConfiguration,
+)
 from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+
+
+def choose_motion(context):
+    """Whoever follows a person drives by cmd_vel."""
+    motion = context.launch_configurations['motion']
+    follows = motion == 'follow'
+    return [
+        SetLaunchConfiguration('robot_motion', 'cmd_vel' if follows else motion),
+        SetLaunchConfiguration('follows', 'true' if follows else 'false'),
+    ]
 
 
 def generate_launch_description():
@@ -43,10 +58,12 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 'motion',
                 default_value='patrol',
-                choices=['patrol', 'cmd_vel'],
-                description='the robot drives a tour by itself, or obeys cmd_vel',
+                choices=['patrol', 'cmd_vel', 'follow'],
+                description='the robot drives a tour by itself, obeys cmd_vel, or follows a person',
             ),
             DeclareLaunchArgument('seed', default_value='0', description='which room is built'),
+            DeclareLaunchArgument('people', default_value='1', description='how many walk in it'),
+            OpaqueFunction(function=choose_motion),
             included('middleware.launch.py'),
             Node(
                 package='offload_ros',
@@ -57,8 +74,11 @@ def generate_launch_description():
                 parameters=[
                     os.path.join(config, 'world.yaml'),
                     {
-                        'robot_motion': LaunchConfiguration('motion'),
+                        'robot_motion': LaunchConfiguration('robot_motion'),
                         'seed': ParameterValue(LaunchConfiguration('seed'), value_type=int),
+                        'person_count': ParameterValue(
+                            LaunchConfiguration('people'), value_type=int
+                        ),
                     },
                 ],
             ),
@@ -68,6 +88,12 @@ def generate_launch_description():
                 models_file=LaunchConfiguration('models_file'),
                 params_file=os.path.join(config, 'robot.yaml'),
                 threads='1',
+                use_sim_time='true',
+            ),
+            included(
+                'tracker.launch.py',
+                IfCondition(LaunchConfiguration('follows')),
+                namespace=LaunchConfiguration('namespace'),
                 use_sim_time='true',
             ),
             # Arguments of an included file stay set for the next ones: a server has no namespace,

@@ -7,7 +7,7 @@ happens and says at the end whether each phase ran as it should (exit status 1 o
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import os
 from pathlib import Path
@@ -146,15 +146,22 @@ class Processes:
         self._folder = folder
         self._running: dict[str, tuple[subprocess.Popen[bytes], BinaryIO]] = {}
 
-    def launch(self, name: str, *arguments: str) -> None:
+    def launch(
+        self, name: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         """``ros2 launch offload_ros`` with ``arguments``, output in <name>.log."""
+        self.start(name, 'ros2', 'launch', 'offload_ros', *arguments, environment=environment)
+
+    def start(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> None:
+        """Any command; ``environment`` is added to this process's."""
         log = (self._folder / f'{name}.log').open('ab')
         process = subprocess.Popen(
-            ['ros2', 'launch', 'offload_ros', *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches the demo alone, which ends its parts
+            start_new_session=True,  # Ctrl-C reaches the caller alone, which ends its parts
+            env={**os.environ, **(environment or {})},
         )
         self._running[name] = (process, log)
 

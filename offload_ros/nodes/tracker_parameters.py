@@ -50,6 +50,12 @@ SETTINGS: dict[str, Setting] = {
     ),
     'drive': Setting(True, 'false: track, but never move'),
     'distance_m': Setting(_FOLLOW.distance_m, 'distance kept to the person (m)', 0.5, 10.0),
+    'look_around_radps': Setting(
+        _FOLLOW.look_around_radps,
+        'turns so fast until there is somebody to follow (rad/s); 0: stands still',
+        0.0,
+        3.0,
+    ),
     'lost_stop_s': Setting(
         _FOLLOW.search_s, 'look for a lost person that long, then stand still (s)', 1.2, 3600.0
     ),
@@ -107,6 +113,7 @@ def config_of(node: Node, changes: dict[str, Any]) -> SystemConfig:
         distance_m=v['distance_m'],
         person_keep_m=max(min(_FOLLOW.person_keep_m, 0.5 * v['distance_m']), v['footprint_m']),
         margin_m=v['margin_m'],
+        look_around_radps=v['look_around_radps'],
         search_s=v['lost_stop_s'],
         result_timeout_s=v['result_timeout_ms'] / 1000,
         turn_in_place_rad=v['turn_in_place_rad'],

@@ -52,6 +52,10 @@ SETTINGS: dict[str, Setting] = {
     'seed': Setting(0, 'Seed of the world: equal seeds give equal worlds.', 0, 2**31 - 1, True),
     'object_count': Setting(20, 'Number of objects in the room.', 0, 60, True),
     'person_count': Setting(1, 'Number of walking people.', 0, 6, True),
+    'person_pause_s': Setting(
+        2.0, 'How long people stand where they have come, on average, seconds.', 0.0, 60.0, True
+    ),
+    'light': Setting(0, 'Seed of the light in the room; 0: even white light.', 0, 2**31 - 1, True),
     'camera_width_px': Setting(320, 'Width of the pictures, pixels.', 16, 1920, True),
     'camera_height_px': Setting(240, 'Height of the pictures, pixels.', 16, 1200, True),
     'camera_horizontal_fov_deg': Setting(
@@ -130,6 +134,7 @@ def world_config(values: dict[str, Any]) -> WorldConfig:
     """Return the world that the parameters describe."""
     return WorldConfig(
         object_count=values['object_count'],
+        light=values['light'],
         camera=CameraConfig(
             width_px=values['camera_width_px'],
             height_px=values['camera_height_px'],
@@ -142,5 +147,9 @@ def world_config(values: dict[str, Any]) -> WorldConfig:
             cmd_vel_timeout_s=values['cmd_vel_timeout_ms'] / 1000,
             drift_fraction=values['odom_drift'],
         ),
-        person=PersonConfig(count=values['person_count'], speed_mps=values['person_speed_mps']),
+        person=PersonConfig(
+            count=values['person_count'],
+            speed_mps=values['person_speed_mps'],
+            pause_mean_s=values['person_pause_s'],
+        ),
     )

@@ -18,6 +18,7 @@ from offload_ros.sim.lidar import cast, cloud_directions, scan_directions
 from offload_ros.sim.patrol import Patrol
 from offload_ros.sim.person import Walker
 from offload_ros.sim.person_body import JOINTS, KEYPOINTS, draw_body
+from offload_ros.sim.photograph import Lighting
 from offload_ros.sim.robot import Pose, Robot
 from offload_ros.sim.room import build_room
 from offload_ros.sim.scene import CAMERA, ROBOT, ROOM_KINDS, build_scene, person_name
@@ -92,6 +93,8 @@ class World:
             self.config, self.room, self.layout.objects, bodies, self._generator('scene')
         )
         self.model: Any = self._scene.model
+        if self.config.light:
+            Lighting(self.model).draw(np.random.default_rng(self.config.light))
         self.data: Any = mujoco.MjData(self.model)
         self.robot = self._new_robot()
         self.patrol = Patrol(free, self._generator('patrol'), self.config.robot.radius_m + 0.15)

@@ -135,7 +135,7 @@ class Follower:
         if missing or scan is None:
             return self._stop(STALE, missing)
         if target is None:
-            return self._stop(WAITING, 'nobody to follow yet')
+            return self._look_around(now_s, motion)
         age = now_s - target.seen_s
         here = np.array([motion.x_m, motion.y_m])
         points = _in_map(scan.points, motion)
@@ -166,6 +166,15 @@ class Follower:
         self._last = (linear, angular)
         reason = '' if mode == FOLLOWING else f'not seen for {age:.1f} s'
         return Command(linear, angular, mode, reason, at)
+
+    def _look_around(self, now_s: float, motion: Motion) -> Command:
+        """Turn on the spot until there is somebody to follow."""
+        rate = min(self.config.look_around_radps, self.config.limits.angular_radps)
+        if not rate:
+            return self._stop(WAITING, 'nobody to follow yet')
+        self._chosen, self._plan = (0.0, rate), None
+        self._last = self._limited(now_s, motion)
+        return Command(*self._last, WAITING, 'nobody to follow yet: it looks around')
 
     def _limited(self, now_s: float, motion: Motion) -> tuple[float, float]:
         """Return the chosen speeds, no further from the present ones than the wheels can come."""

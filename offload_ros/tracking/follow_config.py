@@ -80,6 +80,7 @@ class FollowConfig:
     person_keep_m: smallest distance of the robot's centre from the person's that it drives to;
     people_extra_m: kept, besides margin_m, to points of the scan that may be somebody's legs.
     turn_in_place_rad: a standing robot whose heading is off by more turns before it drives.
+    look_around_radps: how fast it turns on the spot while there has been nobody yet; 0: not at all.
     fresh_s: a person seen that recently counts as in view; search_s: after that long without the
     person it stands still. result_timeout_s, scan_timeout_s, pose_timeout_s: older input stops it.
     reaction_s: how long a command takes until the wheels obey, for the stopping distance.
@@ -91,6 +92,7 @@ class FollowConfig:
     person_keep_m: float = 0.95
     people_extra_m: float = 0.45
     turn_in_place_rad: float = 0.3
+    look_around_radps: float = 0.5
     fresh_s: float = 1.2
     search_s: float = 30.0
     result_timeout_s: float = 1.0
@@ -112,6 +114,7 @@ class FollowConfig:
         within('people_extra_m', self.people_extra_m, 0.0, 2.0)
         require(self.person_keep_m < self.distance_m, 'person_keep_m must be below distance_m')
         within('turn_in_place_rad', self.turn_in_place_rad, 0.05, 3.2)
+        within('look_around_radps', self.look_around_radps, 0.0, 3.0)
         within('fresh_s', self.fresh_s, 0.1, 10.0)
         within('search_s', self.search_s, self.fresh_s, 3600.0)
         within('result_timeout_s', self.result_timeout_s, 0.1, 60.0)

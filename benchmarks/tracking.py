@@ -1,0 +1,347 @@
+"""The robot follows a person: offloaded over a link that varies, against computing by itself.
+
+    python benchmarks/tracking.py            about 35 minutes; goes on where it was stopped
+
+Real processes: simulated world, manager, server, follower. Rooms, walks, light and link stand in
+``benchmarks/data/tracking.yaml``. The robot's accelerator is paced so that a frame takes it as long
+as the YAML says; the link replays a recorded trace inside the channel. Both conditions see the same
+rooms; people give way to the robot, so their walks differ in the end. Runs in which the simulation
+is slower than 0.95 of real time are refused.
+
+Prints a table and the ratio of both, writes ``benchmarks/results/tracking.json`` and a picture of
+the ways.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+import json
+import math
+import os
+from pathlib import Path
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from typing import Any
+
+import matplotlib
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+import yaml
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from benchmarks.tracking_score import Moment, score, together
+from offload_ros.models.config_file import load_models_file
+from offload_ros.models.model import load_model
+from offload_ros.nodes.demo import Processes
+from offload_ros.nodes.world_parameters import SETTINGS, world_config
+from offload_ros.robot.pacing import ROBOT_SLOWDOWN
+from offload_ros.sim import World
+from offload_ros.sim.robot import Pose
+
+HERE = Path(__file__).parent
+DOMAIN = '78'
+START_LIMIT_S = 120.0
+LEAST_REAL_TIME = 0.95
+MODEL = 'kapao'
+UNITS = (
+    ('rms_position_error_m', 'position error RMS (m)', 0.25, 'at most'),
+    ('lost_s_max', 'longest loss (s)', 2.0, 'at most'),
+    ('kept_share', 'within 0.5 m of 2.5 m', 0.9, 'at least'),
+    ('collisions', 'collisions', 0, 'at most'),
+    ('result_hz', 'results (Hz)', 5.0, 'at least'),
+    ('following_share', 'following', None, ''),
+    ('other_person_share', 'took the other person', None, ''),
+)
+
+
+class RunError(RuntimeError):
+    """A run that does not count; the text says why."""
+
+
+class Recorder:
+    """Truth and what the follower says, paired by their stamps."""
+
+    def __init__(self) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.signals import SignalHandlerOptions
+        from std_msgs.msg import Float32
+
+        from offload_ros.msg import FollowStatus, GroundTruth
+
+        if not rclpy.ok():
+            rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        self._node = rclpy.create_node('recorder')
+        self._truths: deque[Any] = deque(maxlen=100)
+        self._start: Pose | None = None
+        self.moments: list[Moment] = []
+        self.factors: list[float] = []
+        make = self._node.create_subscription
+        make(GroundTruth, 'ground_truth', self._on_truth, 10)
+        make(FollowStatus, 'people/status', self._on_status, 10)
+        make(Float32, 'real_time_factor', lambda m: self.factors.append(m.data), 10)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def _on_truth(self, message: Any) -> None:
+        at, turn = message.robot_pose.position, message.robot_pose.orientation
+        pose = Pose(at.x, at.y, 2 * math.atan2(turn.z, turn.w))
+        # Odometry without drift: its frame is the robot's first pose.
+        self._start = self._start or pose
+        self._truths.append((_seconds(message.header.stamp), pose, message))
+
+    def _on_status(self, message: Any) -> None:
+        now_s = _seconds(message.header.stamp)
+        if not self._truths or self._start is None:
+            return
+        stamp_s, pose, truth = min(self._truths, key=lambda each: abs(each[0] - now_s))
+        if abs(stamp_s - now_s) > 0.06:
+            return
+        believed = None
+        if math.isfinite(message.target_position.x):
+            point = Pose(message.target_position.x, message.target_position.y)
+            place = self._start.then(point)
+            believed = (place.x, place.y)
+        self.moments.append(
+            Moment(
+                now_s,
+                (pose.x, pose.y, pose.yaw),
+                np.array([(p.pose.position.x, p.pose.position.y) for p in truth.persons]),
+                np.array([[(k.x, k.y, k.z) for k in p.keypoints] for p in truth.persons]),
+                truth.robot_blocked,
+                message.mode,
+                believed,
+                message.unseen_s,
+                message.result_hz,
+            )
+        )
+
+    def close(self) -> None:
+        """End the node."""
+        self._executor.shutdown()
+        self._thread.join(5.0)
+        self._node.destroy_node()
+
+
+def _seconds(stamp: Any) -> float:
+    return float(stamp.sec) + 1e-9 * float(stamp.nanosec)
+
+
+def world_settings(plan: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of the world node."""
+    return {'robot_motion': 'cmd_vel', **plan['world'], **run}
+
+
+def local_ms(models_file: Path) -> float:
+    """What one frame takes on this machine, median of 20."""
+    import torch
+
+    config = next(c for c in load_models_file(models_file)[0:] if c.name == MODEL)
+    model = load_model(config)
+    frame = {'image': torch.randint(0, 255, (240, 320, 3), dtype=torch.uint8)}
+    torch.set_num_threads(1)
+    taken = []
+    for _ in range(25):
+        began_s = time.perf_counter()
+        model.run(frame)
+        taken.append(1000 * (time.perf_counter() - began_s))
+    return statistics.median(taken[5:])
+
+
+def one_run(
+    plan: dict[str, Any], run: dict[str, Any], parameters: dict[str, Any], slowdown: float,
+    folder: Path, console: Console,
+) -> list[Moment]:  # fmt: skip
+    """The moments of one run; ``RunError`` when it does not count."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        'world': world_settings(plan, run),
+        'robot': {**parameters, 'link.emulate.trace': str(HERE / 'data' / plan['link'])},
+    }
+    for name, values in files.items():
+        text = yaml.safe_dump({'/**': {'ros__parameters': values}})
+        (folder / f'{name}.yaml').write_text(text)
+    models = folder / 'models.yaml'
+    processes, recorder = Processes(folder), Recorder()
+    common = (f'models_file:={models}', 'threads:=1')
+    try:
+        processes.launch('server', 'server.launch.py', *common)
+        processes.start(
+            'world', sys.executable, str(HERE.parent / 'scripts' / 'world'), '--ros-args',
+            '--params-file', str(folder / 'world.yaml'),
+        )  # fmt: skip
+        processes.launch(
+            'robot', 'robot.launch.py', *common, f'params_file:={folder / "robot.yaml"}',
+            'use_sim_time:=true', environment={ROBOT_SLOWDOWN: f'{slowdown:g}'},
+        )  # fmt: skip
+        processes.launch('tracker', 'tracker.launch.py', 'use_sim_time:=true')
+        begun_s = time.monotonic()
+        while not any(m.mode == 'following' for m in recorder.moments):
+            _check(processes, folder)
+            if time.monotonic() - begun_s > START_LIMIT_S:
+                raise RunError(f'nobody was followed within {START_LIMIT_S:.0f} s: see {folder}')
+            time.sleep(0.1)
+        first_s = next(m.time_s for m in recorder.moments if m.mode == 'following')
+        recorder.factors.clear()
+        end_s = first_s + plan['duration_s']
+        told_s = 0.0
+        while recorder.moments[-1].time_s < end_s:
+            _check(processes, folder)
+            time.sleep(0.2)
+            if time.monotonic() - told_s > 30:
+                told_s = time.monotonic()
+                now = recorder.moments[-1]
+                at_s = now.time_s - first_s
+                console.print(f'  {at_s:.0f} s, {now.mode}, {now.result_hz:.1f} Hz', style='dim')
+    finally:
+        processes.stop_all()
+        recorder.close()
+    factor = statistics.mean(recorder.factors)
+    if factor < LEAST_REAL_TIME:
+        raise RunError(f'the simulation ran at {factor:.2f} of real time: this machine is too busy')
+    return [m for m in recorder.moments if first_s <= m.time_s < end_s]
+
+
+def _check(processes: Processes, folder: Path) -> None:
+    ended = processes.ended()
+    if ended:
+        raise RunError(f'{ended} ended by itself: see {folder / ended}.log')
+
+
+def figures_of(moments: list[Moment], plan: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """Scores, and the ways for the picture, twice a second."""
+    values = {name: each.default for name, each in SETTINGS.items()}
+    values |= {**plan['world'], **run}
+    with World(run['seed'], world_config(values)) as world:
+        found = score(moments, world)
+    person = 0
+    first = next((m for m in moments if m.believed is not None), None)
+    if first is not None and first.believed is not None:
+        person = int(np.argmin(np.hypot(*(first.people - np.array(first.believed)).T)))
+    found['robot'] = [[round(v, 2) for v in m.robot[:2]] for m in moments[::5]]
+    found['person'] = [[round(float(v), 2) for v in m.people[person]] for m in moments[::5]]
+    return found
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """A row for each figure, a column for each condition, and their ratio."""
+    names = list(results)
+    table = Table('', *names, 'ratio', 'target')
+    for key, text, target, word in UNITS:
+        values = [results[name].get(key, math.nan) for name in names]
+        ratio = values[0] / values[1] if len(values) > 1 and values[1] else math.nan
+        told = '' if target is None else f'{word} {target:g}'
+        table.add_row(text, *(f'{v:.3g}' for v in values), f'{ratio:.2f}', told)
+    console.print(table)
+
+
+def picture(runs: dict[str, dict[str, Any]], path: Path) -> None:
+    """The ways of robot and person in each run."""
+    conditions = sorted({key.split()[0] for key in runs}, reverse=True)
+    seeds = sorted({key.split()[1] for key in runs})
+    figure, axes = plt.subplots(
+        len(conditions), len(seeds), figsize=(4 * len(seeds), 3.4 * len(conditions)), squeeze=False
+    )
+    for row, condition in enumerate(conditions):
+        for column, seed in enumerate(seeds):
+            axis, run = axes[row][column], runs.get(f'{condition} {seed}')
+            if run is None:
+                continue
+            for who, colour in (('person', '#d1495b'), ('robot', '#00798c')):
+                way = np.array(run[who])
+                axis.plot(way[:, 0], way[:, 1], color=colour, lw=0.8, label=who)
+            error = run.get('rms_position_error_m', math.nan)
+            axis.set_title(f'{condition}, room {seed}: {error:.2f} m RMS', fontsize=9)
+            axis.set_aspect('equal')
+            axis.tick_params(labelsize=7)
+    axes[0][0].legend(fontsize=8)
+    figure.supxlabel('x (m)')
+    figure.supylabel('y (m)')
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    parser.add_argument('--plan', type=Path, default=HERE / 'data' / 'tracking.yaml')
+    parser.add_argument('--models-file', type=Path, default=HERE.parent / 'config' / 'models.yaml')
+    parser.add_argument('--json', type=Path, default=HERE / 'results' / 'tracking.json')
+    parser.add_argument('--fresh', action='store_true', help='forget what an earlier run measured')
+    parser.add_argument('--only', help='one condition')
+    arguments = parser.parse_args()
+    os.environ['ROS_DOMAIN_ID'] = DOMAIN
+    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    plan = yaml.safe_load(arguments.plan.read_text())
+    console = Console()
+    own_ms = local_ms(arguments.models_file)
+    slowdown = max(1.0, plan['robot_inference_ms'] / own_ms)
+    console.print(f'a frame takes {own_ms:.1f} ms here: the robot is paced {slowdown:.1f} times')
+    work = arguments.json.with_suffix('.work.json')
+    runs: dict[str, dict[str, Any]] = {}
+    if work.exists() and not arguments.fresh:
+        runs = json.loads(work.read_text())
+    for run in plan['runs']:
+        for condition, parameters in plan['conditions'].items():
+            key = f'{condition} {run["seed"]}'
+            if key in runs or arguments.only not in (None, condition):
+                continue
+            console.print(f'{key}: {plan["duration_s"]} s')
+            with tempfile.TemporaryDirectory(prefix='tracking_', delete=False) as temporary:
+                folder = Path(temporary)
+            folder.mkdir(exist_ok=True)
+            only_model(arguments.models_file, folder)
+            try:
+                moments = one_run(plan, run, parameters, slowdown, folder, console)
+            except RunError as error:
+                sys.exit(f'tracking: {key}: {error}')
+            runs[key] = figures_of(moments, plan, run)
+            work.write_text(json.dumps(runs))
+            console.print({k: v for k, v in runs[key].items() if k not in ('robot', 'person')})
+    results = {
+        name: together([r for key, r in runs.items() if key.split()[0] == name])
+        for name in plan['conditions']
+        if any(key.split()[0] == name for key in runs)
+    }
+    show(results, console)
+    picture(runs, arguments.json.with_suffix('.png'))
+    content = {
+        **results.get('offloaded', {}),
+        'conditions': results,
+        'local_ms': own_ms,
+        'robot_slowdown': slowdown,
+        'plan': plan,
+        'runs': {
+            key: {k: v for k, v in run.items() if k not in ('robot', 'person')}
+            for key, run in runs.items()
+        },
+    }
+    arguments.json.write_text(json.dumps(content, indent=1) + '\n')
+
+
+def only_model(models_file: Path, folder: Path) -> None:
+    """A models.yaml with the network alone; its files stay where they are."""
+    text = yaml.safe_load(models_file.read_text())
+    entry = text['models'][MODEL]
+    variants = entry.get('variants', {}).values()
+    for source in (entry['source'], *(each.get('source', {}) for each in variants)):
+        weights = source.get('arguments', {}).get('weights', '')
+        if weights.startswith('.'):
+            source['arguments']['weights'] = str((models_file.parent / weights).resolve())
+    (folder / 'models.yaml').write_text(yaml.safe_dump({'models': {MODEL: entry}}))
+
+
+if __name__ == '__main__':
+    main()
