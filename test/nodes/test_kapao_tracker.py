@@ -1,4 +1,4 @@
-"""The person follower as a process: it sees people, places them, follows, and stops when it must."""
+"""The person follower as a process: it sees people, places them, follows, stops when it must."""
 
 from __future__ import annotations
 
