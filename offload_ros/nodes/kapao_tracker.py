@@ -74,9 +74,10 @@ class KapaoTracker(Node):  # type: ignore[misc]
         make(Odometry, 'odom', self._on_odometry, 50)
         make(TFMessage, '/tf', self._on_transforms, QoSProfile(depth=100))
         make(TFMessage, '/tf_static', self._on_fixed_transforms, static)
-        if value_of(self, 'lidar') == 'scan':
+        lidar = value_of(self, 'lidar')
+        if lidar != 'points':
             make(LaserScan, 'scan', self._on_scan, sensor)
-        else:
+        if lidar != 'scan':
             make(PointCloud2, 'points', self._on_points, sensor)
 
     # ---- what comes in
@@ -193,9 +194,12 @@ class KapaoTracker(Node):  # type: ignore[misc]
                 mount = self._following.frames.lookup(base, frame, stamp_s)
             except PoseMissing as error:
                 raise InputError(f'the lidar cannot be placed: {error}') from None
-            low, high = value_of(self, 'obstacle_low_m'), value_of(self, 'obstacle_high_m')
-            rays = given.rays_of_cloud(message, low, high, float(mount.translation[2]))
-            self._following.rays(stamp_s, frame, *rays)
+            points = given.points_of(message)
+            self._following.cloud(stamp_s, frame, points)
+            if value_of(self, 'lidar') == 'points':
+                low, high = value_of(self, 'obstacle_low_m'), value_of(self, 'obstacle_high_m')
+                rays = given.rays_of_cloud(points, low, high, float(mount.translation[2]))
+                self._following.rays(stamp_s, frame, *rays)
 
         self._checked(take)
 

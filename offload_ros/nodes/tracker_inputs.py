@@ -12,6 +12,7 @@ from offload_ros.models.config import InputSpec
 from offload_ros.models.errors import InputError
 from offload_ros.nodes.sensor_inputs import to_tensor
 from offload_ros.tracking.depth import DepthImage, depth_in_metres
+from offload_ros.tracking.overhangs import nearest_by_direction
 from offload_ros.wire.errors import WireError
 from offload_ros.wire.tensors import decode
 
@@ -19,7 +20,6 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 _bridge = CvBridge()
 _CLOUD = InputSpec(name='points', topic='points', type='sensor_msgs/msg/PointCloud2')
-COLUMNS = 360  # directions into which a cloud is sorted
 
 
 def seconds(stamp: Any) -> float:
@@ -64,23 +64,21 @@ def rays_of_scan(message: Any) -> tuple[Floats, Bools]:
     return ends, hit[kept]
 
 
+def points_of(message: Any) -> Floats:
+    """Points (N, 3) of a PointCloud2; ``InputError`` for senseless messages."""
+    return to_tensor(message, _CLOUD)[0].numpy().astype(np.float64)
+
+
 def rays_of_cloud(
-    message: Any, low_m: float, high_m: float, height_m: float
+    points: Floats, low_m: float, high_m: float, height_m: float
 ) -> tuple[Floats, Bools]:
     """Ends (N, 3) of the nearest obstacle in each direction, in the cloud's frame (z up).
 
     Obstacles are points from low_m to high_m above the floor; the lidar is height_m above it.
-    ``InputError`` for senseless messages.
     """
-    points = to_tensor(message, _CLOUD)[0].numpy().astype(np.float64)
     above = points[:, 2] + height_m
     points = points[(above >= low_m) & (above <= high_m)]
-    away = np.hypot(points[:, 0], points[:, 1])
-    points, away = points[away > 1e-3], away[away > 1e-3]
-    column = np.arctan2(points[:, 1], points[:, 0]) * (COLUMNS / (2 * np.pi))
-    order = np.lexsort((away, np.floor(column)))
-    _, first = np.unique(np.floor(column)[order], return_index=True)
-    nearest = points[order[first]]
+    nearest = nearest_by_direction(points[np.hypot(*points[:, :2].T) > 1e-3], np.zeros(3))
     return nearest, np.ones(len(nearest), np.bool_)
 
 

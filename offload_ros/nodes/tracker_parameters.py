@@ -10,10 +10,11 @@ from rclpy.node import Node
 from offload_ros.nodes.parameters import declare, value_of
 from offload_ros.tracking.follow_config import FollowConfig, Limits
 from offload_ros.tracking.locate import LocateConfig
+from offload_ros.tracking.overhangs import OverhangConfig
 from offload_ros.tracking.system import SystemConfig
 from offload_ros.tracking.tracker import TargetConfig, TrackerConfig
 
-LIDARS = ('scan', 'points')
+LIDARS = ('scan', 'points', 'both')
 TARGETS = ('centre', 'nearest')
 
 
@@ -34,7 +35,10 @@ SETTINGS: dict[str, Setting] = {
     'fixed_frame': Setting('odom', 'frame of the map, of places and markers', fixed=True),
     'base_frame': Setting('base_link', "the robot's frame, x forward", fixed=True),
     'lidar': Setting(
-        'scan', 'what builds the map: scan (LaserScan) or points (PointCloud2)', fixed=True
+        'both',
+        'obstacles: scan (LaserScan), points (PointCloud2), or both, which also knows what a scan '
+        'passes below',
+        fixed=True,
     ),
     'obstacle_low_m': Setting(
         0.1, 'lidar points: lowest that is an obstacle, above the floor (m)', -1.0, 2.0, True
@@ -130,4 +134,5 @@ def config_of(node: Node, changes: dict[str, Any]) -> SystemConfig:
         locate=locate,
         tracker=TrackerConfig(target=TargetConfig(choose=v['target'])),
         follow=follow,
+        overhangs=OverhangConfig(low_m=v['obstacle_low_m'], high_m=v['obstacle_high_m']),
     )

@@ -110,6 +110,7 @@ class OccupancyMap:
         # On whole cells, so that moving the map never blurs it.
         self._corner = np.round(np.array(centre) / step).astype(np.int64) - self._count // 2
         self._odds = np.zeros((self._count, self._count), np.float32)
+        self._marked: Floats = np.empty((0, 2))
         self._view: MapView | None = None
 
     @property
@@ -148,6 +149,10 @@ class OccupancyMap:
             hit &= ~near
             length = np.asarray(np.where(near, np.maximum(length - skip_radius_m, 0.0), length))
         self._change(start, unit, length, hit)
+
+    def mark(self, points: npt.ArrayLike) -> None:
+        """Take points (N, 2) as occupied whatever the rays say, in place of those marked before."""
+        self._marked, self._view = finite('points', points, (None, 2)), None
 
     def _change(self, start: Floats, unit: Floats, length: Floats, hit: Bools) -> None:
         config, step = self.config, self.config.resolution_m
@@ -212,6 +217,8 @@ class OccupancyMap:
             config = self.config
             occupied = self._odds >= np.float32(_logit(config.occupied_min)) - 1e-4
             free = self._odds <= np.float32(_logit(config.free_max)) + 1e-4
+            marked = self._flat(self._marked[:, 0], self._marked[:, 1])
+            occupied.ravel()[marked], free.ravel()[marked] = True, False
             self._view = MapView(
                 self.low, config.resolution_m, occupied, free,
                 distances(occupied, config.resolution_m),

@@ -22,6 +22,7 @@ from offload_ros.tracking.frames import FrameTree
 from offload_ros.tracking.geometry import PoseMissing
 from offload_ros.tracking.locate import Intrinsics, LocateConfig, Located, locate
 from offload_ros.tracking.occupancy import MapConfig, OccupancyMap
+from offload_ros.tracking.overhangs import OverhangConfig, Overhangs, nearest_by_direction
 from offload_ros.tracking.rollouts import Motion
 from offload_ros.tracking.sync import StampPairs
 from offload_ros.tracking.tracker import PeopleTracker, TrackerConfig
@@ -47,6 +48,7 @@ class SystemConfig:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     follow: FollowConfig = field(default_factory=FollowConfig)
     grid: MapConfig = field(default_factory=MapConfig)
+    overhangs: OverhangConfig = field(default_factory=OverhangConfig)
 
     def __post_init__(self) -> None:
         require(bool(self.fixed_frame and self.base_frame), 'frames must have names')
@@ -87,11 +89,12 @@ class PersonFollowing:
     def _begin(self) -> None:
         config = self.config
         self.grid = OccupancyMap(config.grid)
+        self._overhangs = Overhangs(config.overhangs)
         self.tracker = PeopleTracker(config.tracker)
         self._follower = Follower(self._follow_config())
         self._pairs: StampPairs[_Result, tuple[str, DepthImage]] = StampPairs(config.slop_s)
         self._images: OrderedDict[float, npt.NDArray[np.uint8]] = OrderedDict()
-        self._scan: Scan | None = None
+        self._scans: dict[str, tuple[float, Floats]] = {}  # by frame: stamp, points in the map
         self._motion: tuple[float, Motion] | None = None
         self._result_s = self._depth_s = self._came_s = -math.inf
         self._placed: deque[float] = deque(maxlen=200)
@@ -189,11 +192,37 @@ class PersonFollowing:
             return
         self._trouble.pop('scan', None)
         in_base = base.apply(ends)
-        self._scan = Scan(in_base[hit, :2], stamp_s)
         in_map = pose.apply(in_base)[:, :2]
-        people = [track.filtered.belief.position for track in self.tracker.people.tracks]
-        origin = pose.apply(base.translation)[:2]
-        self.grid.insert(origin, in_map, hit, people)
+        self._scans[frame] = stamp_s, in_map[hit]
+        self.grid.insert(pose.apply(base.translation)[:2], in_map, hit, self._people())
+
+    def cloud(self, stamp_s: float, frame: str, points: Floats) -> None:
+        """Take a 3-D lidar's points (N, 3) in its own frame, the floor and all: for what the 2-D
+        scan passes below."""
+        try:
+            lidar = self.frames.lookup(self.config.fixed_frame, frame, stamp_s)
+        except PoseMissing as error:
+            self._trouble['cloud'] = f'the 3-D lidar cannot be placed: {error}'
+            return
+        self._trouble.pop('cloud', None)
+        in_map = lidar.apply(points)
+        self._overhangs.insert(lidar.translation, in_map, self._people())
+        self.grid.mark(self._overhangs.points)
+        solid = nearest_by_direction(self._overhangs.obstacles(in_map), lidar.translation)
+        self._scans[frame] = stamp_s, solid[:, :2]
+
+    def _people(self) -> list[Floats]:
+        return [track.filtered.belief.position for track in self.tracker.people.tracks]
+
+    def _scan(self, motion: Motion) -> Scan | None:
+        """Return all that the lidars showed last, as seen from where the robot is now; its stamp is
+        that of the older one."""
+        if not self._scans:
+            return None
+        points = np.concatenate([each for _, each in self._scans.values()])
+        c, s = math.cos(motion.yaw), math.sin(motion.yaw)
+        in_base = (points - (motion.x_m, motion.y_m)) @ np.array([[c, -s], [s, c]])
+        return Scan(in_base, min(stamp for stamp, _ in self._scans.values()))
 
     # ---- what goes out
 
@@ -206,7 +235,7 @@ class PersonFollowing:
         people = self.tracker.people
         target = None if people.target is None else Target.of(people.target)
         command = self._follower.command(
-            now_s, motion, motion_s, self._scan, self.grid.view(), target, self._result_s
+            now_s, motion, motion_s, self._scan(motion), self.grid.view(), target, self._result_s
         )
         if command.mode == STALE:
             return replace(command, reason=self.problem() or command.reason)

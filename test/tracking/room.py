@@ -7,7 +7,8 @@ import numpy as np
 from offload_ros.sim import World
 from offload_ros.tracking.system import PersonFollowing, SystemConfig
 
-CAMERA, LASER, BASE, ODOM = 'camera_optical_frame', 'laser_link', 'base_link', 'odom'
+CAMERA, LASER, LIDAR = 'camera_optical_frame', 'laser_link', 'lidar_link'
+BASE, ODOM = 'base_link', 'odom'
 
 
 class Room:
@@ -24,6 +25,7 @@ class Room:
         place, (w, x, y, z) = world.camera_mount()
         frames = self.following.frames
         frames.fixed(BASE, CAMERA, place, (x, y, z, w))
+        frames.fixed(BASE, LIDAR, (0, 0, world.config.lidar.cloud_height_m), (0, 0, 0, 1))
         frames.fixed(BASE, LASER, (0, 0, world.config.lidar.scan_height_m), (0, 0, 0, 1))
 
     def camera_info(self) -> None:
@@ -46,6 +48,10 @@ class Room:
         ranges = np.where(hit, ranges, lidar.range_max_m)
         ends = np.stack([ranges * np.cos(angles), ranges * np.sin(angles), 0 * ranges], 1)
         self.following.rays(self.world.time_s, LASER, ends, hit)
+
+    def cloud(self) -> None:
+        points = self.world.point_cloud().astype(float)
+        self.following.cloud(self.world.time_s, LIDAR, points)
 
     def poses(self) -> tuple[np.ndarray, np.ndarray]:
         """What a good network would find in the picture of now, from the image's corner."""
@@ -86,6 +92,8 @@ class Room:
             now = self.world.time_s
             self.following.clock(now)
             self.scan()
+            if len(self.people) % 2:
+                self.cloud()
             self.look()
             while self.waiting and self.waiting[0][0] + self.late_s <= now:
                 self.seen += self.following.result(*self.waiting.pop(0))
