@@ -53,7 +53,7 @@ class Weights:
 
     distance: float = 1.0
     bearing: float = 0.5
-    unseen: float = 2.0
+    unseen: float = 4.0
     hidden: float = 5.0
     clearance: float = 2.0
     change: float = 0.1
