@@ -123,6 +123,8 @@ def test_shipped_configuration_is_valid() -> None:
     from offload_ros.models.config_file import load_models_file
 
     configs = load_models_file(ROOT / 'config' / 'models.yaml')
-    assert [config.name for config in configs] == ['classifier', 'scene']
-    for file in ('robot.yaml', 'server.yaml', 'world.yaml'):
+    assert [config.name for config in configs] == ['classifier', 'scene', 'kapao']
+    (kapao,) = load_models_file(ROOT / 'config' / 'models_kapao.yaml')
+    assert [each.variant for each in (kapao, *kapao.alternatives)] == ['t', 's', 'm', 'l']
+    for file in ('robot.yaml', 'server.yaml', 'tracker.yaml', 'world.yaml'):
         assert '/**' in yaml.safe_load((ROOT / 'config' / file).read_text())

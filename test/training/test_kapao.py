@@ -121,6 +121,16 @@ def test_generation_and_training_go_on_where_they_were_stopped(folder, tmp_path,
     assert all(torch.equal(one[name], other[name]) for name in one)
     network, said = load_network(whole / 'kapao_t.safetensors')
     assert network.size.name == 't' and said['trained'] == 'true'
+    # A second training goes on from there, and another size cannot.
+    start = ['--start', str(whole / 'kapao_t.safetensors'), '--name', 'again']
+    monkeypatch.setattr(train, 'kapao_loss', original)
+    train.run(train.parser().parse_args([str(parts), *options, *start]))
+    again, _ = load_network(parts / 'again.safetensors')
+    name = 'model.0.conv.conv.weight'
+    moved = (again.state_dict()[name] - network.state_dict()[name]).abs().max()
+    assert 0 < float(moved) < 0.1
+    with pytest.raises(ValueError, match='is of size t'):
+        train.run(train.parser().parse_args([str(parts), *options, *start, '--size', 's']))
 
 
 def test_a_batch_is_the_same_again_and_labels_follow_the_picture(world):

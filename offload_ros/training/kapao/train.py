@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 import torch
 from torch import nn
 
+from offload_ros.models.errors import ModelError
 from offload_ros.models.kapao_network import SIZES, KapaoNetwork
+from offload_ros.models.kapao_weights import load_network
 from offload_ros.training.kapao.batches import Batches
 from offload_ros.training.kapao.loss import Gains, kapao_loss
 from offload_ros.training.kapao.people import load
@@ -26,6 +28,7 @@ from offload_ros.training.loop import Plan, autocast, finished, train
 # Published gains find people first. A training as short as this one then tells left from right only
 # if it is worth more: from this share of the steps on, keypoints count four times as much.
 PLACES_FROM, PLACES = 0.45, Gains(keypoints=0.1)
+PLACES_AGAIN = Gains(keypoints=0.3)  # in a second training
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument('--epochs', type=float, default=15.0)
     found.add_argument('--batch', type=int, default=32)
     found.add_argument('--rate', type=float, default=2e-3, help='learning rate')
+    found.add_argument('--start', type=Path, help='weights to go on from, in a second training')
+    found.add_argument('--name', help='of the file (default: kapao_<size>)')
     found.add_argument('--seed', type=int, default=0)
     found.add_argument('--threads', type=int, help='of the CPU')
     found.add_argument('--device', default='cpu')
@@ -50,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     device: str = arguments.device
     batches = Batches(load(arguments.data, 'train'), arguments.batch, arguments.seed)
-    network = KapaoNetwork(SIZES[arguments.size]).to(device)
+    network = _begun(arguments).to(device)
     for part in network.modules():
         if isinstance(part, nn.Conv2d):
             part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
@@ -63,13 +68,25 @@ def run(arguments: argparse.Namespace) -> None:
         with autocast(device):
             maps = network(images)
         gains = Gains() if step < PLACES_FROM * steps else PLACES
+        if arguments.start is not None:
+            gains = PLACES_AGAIN
         return kapao_loss(network, maps, objects.to(device), gains)
 
-    name = f'kapao_{arguments.size}'
+    name = arguments.name or f'kapao_{arguments.size}'
     train(name, plan, {'network': network}, loss_of, arguments.folder)
     path = save(network, arguments.folder / f'{name}.safetensors')
     finished(name, arguments.folder)
     print(f'{path}: {path.stat().st_size / 1e6:.1f} MB')
+
+
+def _begun(arguments: argparse.Namespace) -> KapaoNetwork:
+    """A fresh network, or one whose batch norms are folded in already."""
+    if arguments.start is None:
+        return KapaoNetwork(SIZES[arguments.size])
+    network, _ = load_network(arguments.start)
+    if network.size.name != arguments.size:
+        raise ValueError(f'{arguments.start} is of size {network.size.name}: --size says another')
+    return network.fuse().requires_grad_(True)
 
 
 def save(network: KapaoNetwork, path: Path) -> Path:
@@ -86,7 +103,7 @@ def main() -> None:
     arguments = parser().parse_args()
     try:
         run(arguments)
-    except (ValueError, FloatingPointError) as error:
+    except (ModelError, ValueError, FloatingPointError) as error:
         sys.exit(f'train: {error}')
     except KeyboardInterrupt:
         sys.exit('train: stopped; the same command goes on from the last minute')
