@@ -44,7 +44,8 @@ def ideal(objects, count):
         height, width = 256 // stride, 320 // stride
         values = torch.full((count, ANCHORS, VALUES, height, width), -12.0)
         wanted = asked(objects, anchors[level] / stride, stride, height, width)
-        for index in range(len(wanted.kind)):
+        # Persons last: only they say anything about keypoints.
+        for index in wanted.kind.argsort(descending=True).tolist():
             image, anchor, row, column = (int(each[index]) for each in wanted.at)
             cell = values[image, anchor, :, row, column]
             s = torch.full((VALUES,), 1e-6)
@@ -71,10 +72,11 @@ def test_what_is_asked_for_decodes_to_the_people_in_the_image(world):
     # An arm can reach further than two anchors from its cell.
     assert got.recall == 1.0 and got.pck > 0.98
     loss, parts = kapao_loss(network, maps, objects)
-    # What two people or keypoints claim can belong to one only; the rest is exact.
-    assert parts['box'] < 0.2 and parts['keypoints'] < 1.0
+    # A cell that two keypoints claim, as an eye and the nose, can have one only; the rest is exact.
+    # Maps that say nothing have 3.5 and more.
+    assert parts['box'] < 0.6 and parts['keypoints'] < 0.5
     worse, _ = kapao_loss(network, [each * 0.7 for each in maps], objects)
-    assert worse > 2 * loss
+    assert worse > 1.5 * loss
 
 
 def test_people_in_worlds_are_labelled_where_they_are_seen(world):
