@@ -108,6 +108,8 @@ def test_input_that_is_missing_or_old_stops_the_robot(change, reason):
 
 def test_robot_waits_for_a_first_target_and_stops_when_it_is_lost_for_long():
     waiting = decide(None)
+    assert (waiting.linear_mps, waiting.angular_radps, waiting.mode) == (0.0, 0.5, WAITING)
+    waiting = decide(None, follower=Follower(FollowConfig(look_around_radps=0.0)))
     assert (waiting.linear_mps, waiting.angular_radps, waiting.mode) == (0.0, 0.0, WAITING)
     follower = Follower(FollowConfig(search_s=5.0))
     assert decide(person(3, 0), now_s=14.9, follower=follower).mode == SEARCHING
