@@ -15,7 +15,6 @@ the ways.
 from __future__ import annotations
 
 import argparse
-from collections import deque
 import json
 import math
 import os
@@ -81,57 +80,87 @@ class Recorder:
         if not rclpy.ok():
             rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         self._node = rclpy.create_node('recorder')
-        self._truths: deque[Any] = deque(maxlen=100)
-        self._start: Pose | None = None
-        self.moments: list[Moment] = []
+        self._truths: list[Any] = []
+        self._statuses: list[Any] = []
         self.factors: list[float] = []
         make = self._node.create_subscription
-        make(GroundTruth, 'ground_truth', self._on_truth, 10)
-        make(FollowStatus, 'people/status', self._on_status, 10)
+        make(GroundTruth, 'ground_truth', self._truths.append, 100)
+        make(FollowStatus, 'people/status', self._statuses.append, 100)
         make(Float32, 'real_time_factor', lambda m: self.factors.append(m.data), 10)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
 
-    def _on_truth(self, message: Any) -> None:
-        at, turn = message.robot_pose.position, message.robot_pose.orientation
-        pose = Pose(at.x, at.y, 2 * math.atan2(turn.z, turn.w))
-        # Odometry without drift: its frame is the robot's first pose.
-        self._start = self._start or pose
-        self._truths.append((_seconds(message.header.stamp), pose, message))
+    @property
+    def newest(self) -> Any:
+        """The newest status; None before the first."""
+        return self._statuses[-1] if self._statuses else None
 
-    def _on_status(self, message: Any) -> None:
-        now_s = _seconds(message.header.stamp)
-        if not self._truths or self._start is None:
-            return
-        stamp_s, pose, truth = min(self._truths, key=lambda each: abs(each[0] - now_s))
-        if abs(stamp_s - now_s) > 0.06:
-            return
-        believed = None
-        if math.isfinite(message.target_position.x):
-            point = Pose(message.target_position.x, message.target_position.y)
-            place = self._start.then(point)
-            believed = (place.x, place.y)
-        self.moments.append(
-            Moment(
-                now_s,
-                (pose.x, pose.y, pose.yaw),
-                np.array([(p.pose.position.x, p.pose.position.y) for p in truth.persons]),
-                np.array([[(k.x, k.y, k.z) for k in p.keypoints] for p in truth.persons]),
-                truth.robot_blocked,
-                message.mode,
-                believed,
-                message.unseen_s,
-                message.result_hz,
-            )
+    def first_s(self) -> float | None:
+        """When somebody was followed first."""
+        return next(
+            (_seconds(m.header.stamp) for m in list(self._statuses) if m.mode == 'following'), None
         )
+
+    def moments(self, begin_s: float, end_s: float) -> list[Moment]:
+        """What was said from begin_s to end_s, with the truth of the same instants."""
+        truths, statuses = list(self._truths), list(self._statuses)
+        stamps = np.array([_seconds(m.header.stamp) for m in truths])
+        found = []
+        for status in statuses:
+            now_s = _seconds(status.header.stamp)
+            after = int(np.searchsorted(stamps, now_s))
+            if not begin_s <= now_s < end_s or not 0 < after < len(stamps):
+                continue
+            share = (now_s - stamps[after - 1]) / (stamps[after] - stamps[after - 1])
+            found.append(_moment(now_s, status, truths[after - 1], truths[after], share, truths[0]))
+        return found
 
     def close(self) -> None:
         """End the node."""
         self._executor.shutdown()
         self._thread.join(5.0)
         self._node.destroy_node()
+
+
+def _pose(truth: Any) -> Pose:
+    at, turn = truth.robot_pose.position, truth.robot_pose.orientation
+    return Pose(at.x, at.y, 2 * math.atan2(turn.z, turn.w))
+
+
+def _moment(now_s: float, status: Any, before: Any, after: Any, share: float, first: Any) -> Moment:
+    """The truth between two messages; the frame of the odometry, which does not drift, is where the
+    robot was first."""
+    one, other = _pose(before), _pose(after)
+    turn = (other.yaw - one.yaw + math.pi) % (2 * math.pi) - math.pi
+    points = [
+        np.array(
+            [[(p.pose.position.x, p.pose.position.y, 0.0), *((k.x, k.y, k.z) for k in p.keypoints)]
+             for p in each.persons]
+        )
+        for each in (before, after)
+    ]  # fmt: skip
+    between = points[0] + share * (points[1] - points[0])
+    believed = None
+    if math.isfinite(status.target_position.x):
+        place = _pose(first).then(Pose(status.target_position.x, status.target_position.y))
+        believed = (place.x, place.y)
+    return Moment(
+        now_s,
+        (
+            one.x + share * (other.x - one.x),
+            one.y + share * (other.y - one.y),
+            one.yaw + share * turn,
+        ),
+        between[:, 0, :2],
+        between[:, 1:],
+        after.robot_blocked,
+        status.mode,
+        believed,
+        status.unseen_s,
+        status.result_hz,
+    )
 
 
 def _seconds(stamp: Any) -> float:
@@ -187,22 +216,22 @@ def one_run(
         )  # fmt: skip
         processes.launch('tracker', 'tracker.launch.py', 'use_sim_time:=true')
         begun_s = time.monotonic()
-        while not any(m.mode == 'following' for m in recorder.moments):
+        while recorder.first_s() is None:
             _check(processes, folder)
             if time.monotonic() - begun_s > START_LIMIT_S:
                 raise RunError(f'nobody was followed within {START_LIMIT_S:.0f} s: see {folder}')
             time.sleep(0.1)
-        first_s = next(m.time_s for m in recorder.moments if m.mode == 'following')
+        first_s = recorder.first_s() or 0.0
         recorder.factors.clear()
         end_s = first_s + plan['duration_s']
         told_s = 0.0
-        while recorder.moments[-1].time_s < end_s:
+        while _seconds(recorder.newest.header.stamp) < end_s + 0.5:
             _check(processes, folder)
             time.sleep(0.2)
             if time.monotonic() - told_s > 30:
                 told_s = time.monotonic()
-                now = recorder.moments[-1]
-                at_s = now.time_s - first_s
+                now = recorder.newest
+                at_s = _seconds(now.header.stamp) - first_s
                 console.print(f'  {at_s:.0f} s, {now.mode}, {now.result_hz:.1f} Hz', style='dim')
     finally:
         processes.stop_all()
@@ -210,7 +239,7 @@ def one_run(
     factor = statistics.mean(recorder.factors)
     if factor < LEAST_REAL_TIME:
         raise RunError(f'the simulation ran at {factor:.2f} of real time: this machine is too busy')
-    return [m for m in recorder.moments if first_s <= m.time_s < end_s]
+    return recorder.moments(first_s, end_s)
 
 
 def _check(processes: Processes, folder: Path) -> None:
@@ -299,9 +328,7 @@ def main() -> None:
             if key in runs or arguments.only not in (None, condition):
                 continue
             console.print(f'{key}: {plan["duration_s"]} s')
-            with tempfile.TemporaryDirectory(prefix='tracking_', delete=False) as temporary:
-                folder = Path(temporary)
-            folder.mkdir(exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix='tracking_'))  # logs stay there
             only_model(arguments.models_file, folder)
             try:
                 moments = one_run(plan, run, parameters, slowdown, folder, console)
