@@ -214,7 +214,12 @@ def one_run(
             'robot', 'robot.launch.py', *common, f'params_file:={folder / "robot.yaml"}',
             'use_sim_time:=true', environment={ROBOT_SLOWDOWN: f'{slowdown:g}'},
         )  # fmt: skip
-        processes.launch('tracker', 'tracker.launch.py', 'use_sim_time:=true')
+        processes.launch(
+            'tracker',
+            'tracker.launch.py',
+            'use_sim_time:=true',
+            f'tracker_file:={HERE.parent / "config" / "tracker_world.yaml"}',
+        )
         begun_s = time.monotonic()
         while recorder.first_s() is None:
             _check(processes, folder)

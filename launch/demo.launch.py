@@ -94,6 +94,7 @@ def generate_launch_description():
                 'tracker.launch.py',
                 IfCondition(LaunchConfiguration('follows')),
                 namespace=LaunchConfiguration('namespace'),
+                tracker_file=os.path.join(config, 'tracker_world.yaml'),
                 use_sim_time='true',
             ),
             # Arguments of an included file stay set for the next ones: a server has no namespace,

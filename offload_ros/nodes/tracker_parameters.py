@@ -41,10 +41,10 @@ SETTINGS: dict[str, Setting] = {
         fixed=True,
     ),
     'obstacle_low_m': Setting(
-        0.1, 'lidar points: lowest that is an obstacle, above the floor (m)', -1.0, 2.0, True
+        0.05, 'lidar points: lowest that is an obstacle, above the floor (m)', -1.0, 2.0, True
     ),
     'obstacle_high_m': Setting(
-        1.2, 'lidar points: highest that is an obstacle, above the floor (m)', 0.0, 5.0, True
+        1.9, 'lidar points: highest that is an obstacle, above the floor (m)', 0.0, 5.0, True
     ),
     'slop_ms': Setting(
         100.0, 'how far apart the stamps of result and depth may be (ms)', 0.0, 1000.0, True

@@ -13,6 +13,7 @@ TORSO = (5, 6, 11, 12)
 HUES, SATURATIONS, GREYS = 12, 3, 4
 BINS = HUES * SATURATIONS + GREYS
 SAMPLES = 14
+Looks = tuple[Floats, ...]
 _GREY_BELOW = 40  # of saturation: the hue of grey cloth is noise
 
 
@@ -58,3 +59,21 @@ def distance(first: Floats, second: Floats) -> float:
     """Return the Hellinger distance of two histograms (B,), from 0 (equal) to 1 (disjoint)."""
     overlap = float(np.sqrt(first * second).sum())
     return float(np.sqrt(max(0.0, 1.0 - overlap)))
+
+
+def looked(looks: Looks, now: Floats, rate: float, apart: float, most: int) -> Looks:
+    """Return looks (at most ``most``) after one more, ``now`` (B,).
+
+    The nearest look moves by ``rate`` towards it; one farther than ``apart`` from all is new, and
+    the oldest but the first is dropped for it.
+    """
+    same = [each for each in looks if each.shape == now.shape]
+    if not same:
+        return (now,)
+    gaps = [distance(each, now) for each in same]
+    nearest = min(range(len(same)), key=gaps.__getitem__)
+    if gaps[nearest] > apart and most > 1:
+        kept = same if len(same) < most else [same[0], *same[2:]]
+        return (*kept, now)
+    same[nearest] = same[nearest] + rate * (now - same[nearest])
+    return tuple(same)

@@ -11,6 +11,8 @@ from offload_ros.tracking.checks import Bools, Floats, array, finite, require, w
 from offload_ros.tracking.depth import DepthImage, PatchConfig, depths_at
 from offload_ros.tracking.geometry import Rigid
 
+TRUNK = [0, 1, 2, 3, 4, 5, 6, 11, 12]  # of COCO's keypoints: head, shoulders, hips
+
 
 @dataclass(frozen=True)
 class Intrinsics:
@@ -67,11 +69,14 @@ class Intrinsics:
 class LocateConfig:
     """What is needed to place a person.
 
-    surface_to_centre_m is how far the middle of a body is behind what the camera sees of it.
+    surface_to_centre_m is how far the middle of a body is behind what the camera sees of it. Where
+    fewer than keypoints_min keypoints are confident, the own estimates of a person whose score is
+    at least own_score_min stand in for them on head and torso.
     Keypoints whose depth is off the median by more than spread_max_m belong to something else.
     """
 
     confidence_min: float = 0.3
+    own_score_min: float = 0.6
     keypoints_min: int = 3
     spread_max_m: float = 0.6
     surface_to_centre_m: float = 0.1
@@ -79,9 +84,15 @@ class LocateConfig:
 
     def __post_init__(self) -> None:
         within('confidence_min', self.confidence_min, 0.0, 1.0)
+        within('own_score_min', self.own_score_min, 0.0, 1.0)
         within('keypoints_min', self.keypoints_min, 1, 17)
         within('spread_max_m', self.spread_max_m, 0.05, 5.0)
         within('surface_to_centre_m', self.surface_to_centre_m, 0.0, 0.5)
+
+    def least(self, score: float) -> float:
+        """Return the confidence from which keypoints of a person of this score tell something:
+        of one who is seen well, own estimates do."""
+        return 0.0 if score >= self.own_score_min else self.confidence_min
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +109,23 @@ class Located:
     spread_m: float
     used: int
     bearing: float
+
+
+def believed(poses: npt.ArrayLike, scores: npt.ArrayLike, config: LocateConfig) -> Floats:
+    """Return poses (N, 17, 3) with confidences for keypoints that only the person's own estimate
+    tells, where the others are too few; scores (N,) are the persons'.
+
+    A network that sees somebody well may still find none of the keypoints by themselves. Limbs are
+    left out: an estimate that is a little off is already beside them.
+    """
+    result: Floats = array('poses', poses, (None, 17, 3)).copy()
+    with np.errstate(invalid='ignore'):
+        few = (result[:, :, 2] >= config.confidence_min).sum(1) < config.keypoints_min
+    sure = np.asarray(scores, np.float64)
+    for person in np.flatnonzero(few & (sure >= config.own_score_min)):
+        trunk = result[person, TRUNK, 2]
+        result[person, TRUNK, 2] = np.fmax(trunk, max(sure[person], config.confidence_min))
+    return result
 
 
 def locate(

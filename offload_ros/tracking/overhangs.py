@@ -28,8 +28,8 @@ class OverhangConfig:
     """
 
     resolution_m: float = 0.05
-    low_m: float = 0.1
-    high_m: float = 1.2
+    low_m: float = 0.05
+    high_m: float = 1.9
     range_max_m: float = 8.0
     hits: int = 2
 

@@ -20,7 +20,7 @@ from offload_ros.tracking.follow import STALE, Command, Follower, Scan, Target
 from offload_ros.tracking.follow_config import Eye, FollowConfig
 from offload_ros.tracking.frames import FrameTree
 from offload_ros.tracking.geometry import PoseMissing
-from offload_ros.tracking.locate import Intrinsics, LocateConfig, Located, locate
+from offload_ros.tracking.locate import Intrinsics, LocateConfig, Located, believed, locate
 from offload_ros.tracking.occupancy import MapConfig, OccupancyMap
 from offload_ros.tracking.overhangs import OverhangConfig, Overhangs, nearest_by_direction
 from offload_ros.tracking.rollouts import Motion
@@ -288,7 +288,8 @@ class PersonFollowing:
                 camera = camera.resized(rgb.shape[1], rgb.shape[0])
             optical = self.frames.lookup(config.fixed_frame, frame, stamp_s)
             base = self.frames.lookup(config.fixed_frame, config.base_frame, stamp_s)
-            located = locate(poses, depth, camera, optical, config.locate)
+            placed = believed(poses, people.scores, config.locate)
+            located = locate(placed, depth, camera, optical, config.locate)
         except PoseMissing as error:
             self._trouble['place'] = f'the camera cannot be placed: {error}'
             return None
@@ -296,14 +297,13 @@ class PersonFollowing:
             self._trouble['place'] = f'depth and camera do not fit together: {error}'
             return None
         self._trouble.pop('place', None)
-        least = config.locate.confidence_min
         seen = [
             Detection(
                 each.position[:2],
                 each.bearing,
-                None if rgb is None else torso_histogram(rgb, pose, least),
+                None if rgb is None else torso_histogram(rgb, pose, config.locate.least(score)),
             )
-            for each, pose in zip(located, poses, strict=True)
+            for each, pose, score in zip(located, poses, people.scores, strict=True)
             if each is not None
         ]
         x, y = optical.translation[:2].tolist()

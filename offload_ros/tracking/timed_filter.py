@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -41,12 +42,18 @@ def begin(stamp_s: float, position: Point, fit: FitConfig) -> Filtered:
     return Filtered(belief, stamp_s, noise, ((stamp_s, position),))
 
 
-def advance(before: Filtered, stamp_s: float, position: Point, fit: FitConfig) -> Filtered:
+def advance(
+    before: Filtered, stamp_s: float, position: Point, fit: FitConfig, most: float = math.inf
+) -> Filtered:
     """Return the filter after a measurement that belongs to it, newer than seen_s.
 
-    With the last of the first measurements the noise is fitted, and they are filtered anew with it.
+    A measurement whose squared Mahalanobis distance exceeds ``most`` counts less: its noise is
+    raised in that proportion. With the last of the first measurements the noise is fitted, and they
+    are filtered anew with it.
     """
-    belief = update(before.predicted(stamp_s), np.array(position), before.noise.measurement)
+    predicted, measurement = before.predicted(stamp_s), before.noise.measurement
+    _, _, squared = innovation(predicted, np.array(position), measurement)
+    belief = update(predicted, np.array(position), measurement * max(1.0, squared / most))
     after = replace(before, belief=belief, seen_s=stamp_s, accepted=before.accepted + 1)
     if len(before.early) >= fit.observations:
         return after

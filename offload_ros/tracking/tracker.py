@@ -34,23 +34,28 @@ class TargetConfig:
     choose: ``centre`` takes the confirmed person nearest to the middle of the image, ``nearest``
     the one nearest to the camera (both stick to that person), ``given`` waits for ``follow``.
 
-    After more than TrackConfig.coast_s unseen the target is only found again in a track that
-    began later, was never seen beside the target, is where a person can have walked to at
-    walk_max_mps, has reacquire_hits detections (unknown_hits where no appearance can be compared),
-    looks like the target (distance up to appearance_max), and has no rival of almost the same
-    likeness (margin). While two could be it, none is taken. It is given up after forget_s.
+    After more than again_s unseen the target is found again in a track that began at most again_s
+    before the loss, was in fewer than beside_frames frames seen apart from the target, is where a
+    person can have walked to at walk_max_mps, has reacquire_hits detections (unknown_hits where no
+    appearance can be compared), looks like the target (distance up to appearance_max), and has no
+    rival of almost the same likeness (margin). While two could be it, none is taken. It is given up
+    after forget_s.
     """
 
     choose: str = 'centre'
+    again_s: float = 0.5
+    beside_frames: int = 3
     walk_max_mps: float = 1.8
     reacquire_hits: int = 3
     unknown_hits: int = 5
-    appearance_max: float = 0.45
+    appearance_max: float = 0.5
     margin: float = 0.12
     forget_s: float = 120.0
 
     def __post_init__(self) -> None:
         require(self.choose in CHOICES, f'choose must be one of {", ".join(CHOICES)}')
+        within('again_s', self.again_s, 0.0, 60.0)
+        within('beside_frames', self.beside_frames, 1, 1000)
         within('walk_max_mps', self.walk_max_mps, 0.1, 10.0)
         within('reacquire_hits', self.reacquire_hits, 1, 100)
         within('unknown_hits', self.unknown_hits, self.reacquire_hits, 100)
@@ -172,27 +177,24 @@ class PeopleTracker:
             target = self._first(tracks, stamp_s, frame)
         else:
             key = target.key
-            present = [track for track in tracks if track.key == key]
-            if present:
-                target = present[0]
-            else:
-                found = self._again(target, tracks, stamp_s)
+            target = next((track for track in tracks if track.key == key), target)
+            if stamp_s - target.seen_s > rules.again_s:
+                others = tuple(track for track in tracks if track.key != key)
+                found = self._again(target, others, stamp_s)
                 if found is not None:
                     # The target goes on in that track, under its own key and with its own looks.
                     again = replace(
                         found,
                         key=target.key,
                         hits=target.hits + found.hits,
-                        appearance=target.appearance
-                        if target.appearance is not None
-                        else found.appearance,
+                        looks=target.looks or found.looks,
                     )
-                    tracks = tuple(again if each is found else each for each in tracks)
+                    tracks = tuple(again if each is found else each for each in others)
                     target = again
         if target is not None and target.seen_s == stamp_s:
             tracks = tuple(
-                replace(each, with_target=True)
-                if each.seen_s == stamp_s and each.key != target.key and not each.with_target
+                replace(each, beside=each.beside + 1)
+                if each.seen_s == stamp_s and self._apart(each, target)
                 else each
                 for each in tracks
             )
@@ -211,18 +213,26 @@ class PeopleTracker:
             seen, key=lambda track: float(np.hypot(*(track.filtered.belief.position - camera)))
         )
 
+    def _apart(self, track: Track, target: Track) -> bool:
+        """Return whether a track is another person than the target, not found twice."""
+        gap = track.filtered.belief.position - target.filtered.belief.position
+        return track.key != target.key and float(np.hypot(*gap)) > self.config.tracks.apart_m
+
     def _again(self, target: Track, tracks: tuple[Track, ...], stamp_s: float) -> Track | None:
         """Return the track in which the lost target has been found, if that is certain."""
         rules, near = self.config.target, []
         for track in tracks:
-            # Born after the loss: an older track was somebody else all the time.
-            if track.with_target or track.key.born_s <= target.seen_s:
+            # An older track was somebody else all the time. One that began a little before the
+            # loss may be the target's, taken for somebody new.
+            if track.beside >= rules.beside_frames:
+                continue
+            if track.key.born_s < target.seen_s - rules.again_s:
                 continue
             moved = track.filtered.belief.position - target.filtered.belief.position
             reach = rules.walk_max_mps * (track.seen_s - target.seen_s)
             if float(np.hypot(*moved)) > self.config.tracks.jump_m + reach:
                 continue
-            different = likeness(target.appearance, track.appearance)
+            different = likeness(target.looks, track.looks)
             if different is None or different <= rules.appearance_max:
                 near.append((different, track))
         known = [(d, track) for d, track in near if d is not None]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+import math
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from offload_ros.tracking.appearance import distance
+from offload_ros.tracking.appearance import Looks, distance, looked
 from offload_ros.tracking.checks import Floats, finite, require, within
 from offload_ros.tracking.kalman import Gaussian, gate, innovation
 from offload_ros.tracking.noise_fit import FitConfig
@@ -59,8 +60,12 @@ class TrackConfig:
 
     A track is confirmed by its confirm_hits-th detection, and forgotten tentative_s (before that)
     or coast_s (after) without one. A detection may only be as far from where its track was last
-    seen as somebody gets at speed_max_mps. Where two appearances are known they may be
-    appearance_max apart, and count appearance_weight times their squared distance.
+    seen as somebody gets at speed_max_mps. Where two appearances are known they count
+    appearance_weight times their squared distance, and once a track was unseen for more than
+    doubt_s they may be appearance_max apart: before that, being in the right place says more than
+    a few pixels of clothes. In that time somebody who looks alike (up to alike) and stands within
+    jump_m of the gate's middle is taken also from beyond the gate: of people half out of the image
+    some positions are far off.
     """
 
     gate_probability: float = 0.999
@@ -70,8 +75,12 @@ class TrackConfig:
     speed_max_mps: float = 2.5
     jump_m: float = 0.5
     appearance_max: float = 0.6
+    doubt_s: float = 0.35
+    alike: float = 0.4
     appearance_weight: float = 60.0
     appearance_rate: float = 0.1
+    looks_apart: float = 0.35
+    looks_max: int = 6
     apart_m: float = 0.9
     tracks_max: int = 20
     detections_max: int = 50
@@ -85,8 +94,12 @@ class TrackConfig:
         within('speed_max_mps', self.speed_max_mps, 0.1, 20.0)
         within('jump_m', self.jump_m, 0.0, 5.0)
         within('appearance_max', self.appearance_max, 0.0, 1.0)
+        within('doubt_s', self.doubt_s, 0.0, 60.0)
+        within('alike', self.alike, 0.0, 1.0)
         within('appearance_weight', self.appearance_weight, 0.0, 1e6)
         within('appearance_rate', self.appearance_rate, 0.0, 1.0)
+        within('looks_apart', self.looks_apart, 0.0, 1.0)
+        within('looks_max', self.looks_max, 1, 100)
         within('apart_m', self.apart_m, 0.0, 10.0)
         within('tracks_max', self.tracks_max, 1, 1000)
         within('detections_max', self.detections_max, 1, 1000)
@@ -94,15 +107,16 @@ class TrackConfig:
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """One person. with_target: once seen in the same frame as the target, hence somebody else."""
+    """One person. looks: how they looked so far; beside: in how many frames they were seen apart
+    from the target."""
 
     key: Key
     filtered: Filtered
     hits: int = 1
     confirmed: bool = False
-    appearance: Floats | None = None
+    looks: Looks = ()
     bearing: float = 0.0
-    with_target: bool = False
+    beside: int = 0
 
     @property
     def seen_s(self) -> float:
@@ -118,7 +132,8 @@ def new_track(key: Key, detection: Detection, config: TrackConfig) -> Track:
     """Return a track of one detection."""
     filtered = begin(key.born_s, _point(detection), config.fit)
     confirmed = config.confirm_hits <= 1
-    return Track(key, filtered, 1, confirmed, detection.appearance, detection.bearing)
+    looks = () if detection.appearance is None else (detection.appearance,)
+    return Track(key, filtered, 1, confirmed, looks, detection.bearing)
 
 
 def continued(
@@ -128,27 +143,30 @@ def continued(
 
     ``alone``: nobody stands so close that this appearance may be partly somebody else's.
     """
-    appearance = track.appearance
+    looks = track.looks
     if detection.appearance is not None and alone:
-        if appearance is None:
-            appearance = detection.appearance
-        else:
-            appearance = appearance + config.appearance_rate * (detection.appearance - appearance)
+        # The mean at first: the first look is often of somebody half in the image.
+        rate = max(config.appearance_rate, 1.0 / (track.hits + 1))
+        apart = config.looks_apart if track.confirmed else math.inf
+        looks = looked(looks, detection.appearance, rate, apart, config.looks_max)
     return replace(
         track,
-        filtered=advance(track.filtered, stamp_s, _point(detection), config.fit),
+        filtered=advance(
+            track.filtered, stamp_s, _point(detection), config.fit, gate(config.gate_probability)
+        ),
         hits=track.hits + 1,
         confirmed=track.confirmed or track.hits + 1 >= config.confirm_hits,
-        appearance=appearance,
+        looks=looks,
         bearing=detection.bearing,
     )
 
 
-def likeness(first: Floats | None, second: Floats | None) -> float | None:
-    """Return the distance of two appearances, None where one is unknown or of another kind."""
-    if first is None or second is None or first.shape != second.shape:
-        return None
-    return distance(first, second)
+def likeness(first: Looks, second: Looks) -> float | None:
+    """Return the distance of the two looks that are most alike; None where none can be compared."""
+    return min(
+        (distance(one, other) for one in first for other in second if one.shape == other.shape),
+        default=None,
+    )
 
 
 def assign(
@@ -184,15 +202,20 @@ def _cost(track: Track, detection: Detection, stamp_s: float, config: TrackConfi
     if moved > config.jump_m + config.speed_max_mps * (stamp_s - filtered.seen_s):
         return _NEVER
     measurement = filtered.noise.measurement + detection.sigma_m**2 * np.eye(2)
-    _, s, squared = innovation(track.at(stamp_s), detection.position, measurement)
+    off, s, squared = innovation(track.at(stamp_s), detection.position, measurement)
+    seen = () if detection.appearance is None else (detection.appearance,)
+    different = likeness(track.looks, seen)
+    doubtful = stamp_s - filtered.seen_s > config.doubt_s
     if squared > gate(config.gate_probability):
-        return _NEVER
-    different = likeness(track.appearance, detection.appearance)
+        alike = different is not None and different <= config.alike
+        if doubtful or not alike or float(np.hypot(*off)) > config.jump_m:
+            return _NEVER
+    cost = squared + float(np.linalg.slogdet(s)[1])
     if different is None:
-        return squared + float(np.linalg.slogdet(s)[1])
-    if different > config.appearance_max:
+        return cost
+    if doubtful and different > config.appearance_max:
         return _NEVER
-    return squared + float(np.linalg.slogdet(s)[1]) + config.appearance_weight * different**2
+    return cost + config.appearance_weight * different**2
 
 
 def alone(detections: tuple[Detection, ...], index: int, apart_m: float) -> bool:

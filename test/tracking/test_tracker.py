@@ -71,10 +71,10 @@ def test_identity_is_kept_by_looks_where_motion_alone_would_swap_it():
     tracker = tracker_of()
     follow(tracker, {'a': (RED, first), 'b': (BLUE, second)}, rng)
     ends = {
-        round(float(track.appearance @ [1, 0, 0, 0]), 1): track for track in tracker.people.tracks
+        round(float(track.looks[0] @ [1, 0, 0, 0]), 1): track for track in tracker.people.tracks
     }
     assert len(tracker.people.tracks) == 2
-    red = max(tracker.people.tracks, key=lambda track: track.appearance[0])
+    red = max(tracker.people.tracks, key=lambda track: track.looks[0][0])
     assert red.filtered.belief.position == pytest.approx([2, -2], abs=0.3)
     assert len(ends) == 2
 
@@ -205,10 +205,10 @@ def test_late_frames_give_the_tracks_and_the_target_of_those_in_order(seed):
     assert len(ordered.people.tracks) == len(late.people.tracks)
     for one, other in zip(ordered.people.tracks, late.people.tracks, strict=True):
         assert one.key == other.key
-        assert (one.hits, one.confirmed, one.with_target) == (
+        assert (one.hits, one.confirmed, one.beside) == (
             other.hits,
             other.confirmed,
-            other.with_target,
+            other.beside,
         )
         assert np.array_equal(one.filtered.belief.mean, other.filtered.belief.mean)
         assert np.array_equal(one.filtered.belief.covariance, other.filtered.belief.covariance)
