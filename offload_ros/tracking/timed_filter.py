@@ -48,12 +48,13 @@ def advance(
     """Return the filter after a measurement that belongs to it, newer than seen_s.
 
     A measurement whose squared Mahalanobis distance exceeds ``most`` counts less: its noise is
-    raised in that proportion. With the last of the first measurements the noise is fitted, and they
+    raised until it does not. With the last of the first measurements the noise is fitted, and they
     are filtered anew with it.
     """
     predicted, measurement = before.predicted(stamp_s), before.noise.measurement
-    _, _, squared = innovation(predicted, np.array(position), measurement)
-    belief = update(predicted, np.array(position), measurement * max(1.0, squared / most))
+    _, spread, squared = innovation(predicted, np.array(position), measurement)
+    measurement = measurement + max(0.0, squared / most - 1.0) * spread
+    belief = update(predicted, np.array(position), measurement)
     after = replace(before, belief=belief, seen_s=stamp_s, accepted=before.accepted + 1)
     if len(before.early) >= fit.observations:
         return after

@@ -5,7 +5,7 @@ import pytest
 
 from offload_ros.tracking.depth import PatchConfig, depth_in_metres, depths_at
 from offload_ros.tracking.geometry import Rigid
-from offload_ros.tracking.locate import Intrinsics, LocateConfig, locate
+from offload_ros.tracking.locate import TRUNK, Intrinsics, LocateConfig, believed, locate
 
 CAMERA = Intrinsics(250.0, 250.0, 159.5, 119.5, 320, 240)
 POSE = Rigid.planar(1.0, -2.0, 0.6).then(Rigid.camera(0.12, 0.6, 0.08))
@@ -130,3 +130,27 @@ def test_uncalibrated_camera_is_refused():
     with pytest.raises(ValueError, match='K must'):
         Intrinsics.of_k([np.nan] * 9, 320, 240)
     assert Intrinsics.of_k([200, 0, 160, 0, 210, 120, 0, 0, 1], 320, 240).fy == 210
+
+
+def test_somebody_seen_well_is_placed_by_own_estimates_of_head_and_torso():
+    depth = np.full((240, 320), 6.0, np.float32)
+    at = np.array([3.2, -0.7])
+    poses = body(standing(at), depth)
+    poses[:, 2] = 0.0  # no keypoint was found by itself
+    poses[[7, 8, 9, 10], :2] += 80.0  # arms, off the body
+    config = LocateConfig(surface_to_centre_m=0.0)
+    assert locate(poses[None], depth, CAMERA, POSE, config) == [None]
+    sure = believed(poses[None], [0.9], config)
+    (found,) = locate(sure, depth, CAMERA, POSE, config)
+    assert found.position[:2] == pytest.approx(at, abs=0.05)
+    assert found.used == len(TRUNK)
+    unsure = believed(poses[None], [config.own_score_min - 0.01], config)
+    assert np.array_equal(unsure, poses[None])
+
+
+def test_own_estimates_add_nothing_where_keypoints_were_found():
+    poses = np.zeros((1, 17, 3))
+    poses[0, :3, 2] = 0.8
+    assert np.array_equal(believed(poses, [0.99], LocateConfig()), poses)
+    poses[0, 2, 2] = 0.1
+    assert (believed(poses, [0.99], LocateConfig())[0, TRUNK, 2] >= 0.8).all()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offload_ros.tracking.appearance import distance, torso_histogram
+from offload_ros.tracking.appearance import distance, looked, torso_histogram
 from offload_ros.tracking.tracker import PeopleTracker, TargetConfig, TrackerConfig
 from offload_ros.tracking.tracks import Detection
 
@@ -265,3 +265,71 @@ def test_torso_out_of_the_image_or_not_sure_has_no_histogram():
     assert torso_histogram(image, keypoints) is None
     keypoints[5] = np.nan
     assert torso_histogram(image, keypoints) is None
+
+
+def standing(tracker, steps, place=(2.0, 0.0), looks=RED, start_s=0.0):
+    for step in range(steps):
+        tracker.add(start_s + STEP_S * step, (Detection(np.array(place), 0.0, looks),))
+    return start_s + STEP_S * steps
+
+
+def test_one_position_far_off_neither_moves_a_track_nor_ends_it():
+    tracker = tracker_of()
+    now = standing(tracker, 20)
+    (before,) = tracker.people.tracks
+    off = Detection(np.array([2.45, 0.0]), 0.5, RED)
+    tracker.add(now, (off,))
+    (after,) = tracker.people.tracks
+    assert after.key == before.key
+    moved = after.filtered.belief.position - before.filtered.belief.position
+    assert 0 < moved[0] < 0.27  # as any other measurement it would move the track by 0.36
+    standing(tracker, 5, start_s=now + STEP_S)
+    (last,) = tracker.people.tracks
+    assert last.key == before.key
+    assert last.filtered.belief.position == pytest.approx([2, 0], abs=0.1)
+
+
+def test_a_position_far_off_of_somebody_who_looks_different_is_another_person():
+    tracker = tracker_of()
+    now = standing(tracker, 20)
+    tracker.add(now, (Detection(np.array([2.45, 0.0]), 0.5, BLUE),))
+    assert len(tracker.people.tracks) == 2
+
+
+def test_a_wrong_look_at_the_right_place_does_not_end_a_track_but_later_it_does():
+    tracker = tracker_of()
+    now = standing(tracker, 20)
+    (before,) = tracker.people.tracks
+    other = np.array([0.0, 0.0, 0.0, 1.0])
+    here = np.array([2.0, 0.0])
+    tracker.add(now, (Detection(here, 0.0, other),))
+    assert [track.key for track in tracker.people.tracks] == [before.key]
+    tracker.add(now + 1.0, (Detection(here, 0.0, np.array([0.0, 0.0, 1.0, 0.0])),))
+    assert {track.key for track in tracker.people.tracks} > {before.key}
+
+
+def test_target_that_was_taken_for_somebody_new_is_found_again_at_once():
+    tracker = tracker_of()
+    now = standing(tracker, 20)
+    key = tracker.people.target.key
+    # Found twice for a moment, the second one too far off to be the same.
+    for _ in range(2):
+        pair = Detection(np.array([2.0, 0.0]), 0.0, RED), Detection(np.array([2.7, 0.0]), 0.0, RED)
+        tracker.add(now, pair)
+        now += STEP_S
+    standing(tracker, 8, place=(2.7, 0.0), start_s=now)
+    target = tracker.people.target
+    assert target.key == key
+    assert target.filtered.belief.position == pytest.approx([2.7, 0], abs=0.1)
+
+
+def test_looks_of_front_and_back_are_both_kept():
+    front, back, third = np.eye(4)[:3]
+    looks = looked((front,), front * 0.9 + back * 0.1, 0.5, 0.5, 2)
+    assert len(looks) == 1
+    assert looks[0] == pytest.approx([0.95, 0.05, 0, 0])
+    looks = looked(looks, back, 0.1, 0.5, 2)
+    assert len(looks) == 2
+    looks = looked(looks, third, 0.1, 0.5, 2)
+    assert [int(np.argmax(each)) for each in looks] == [0, 2]
+    assert looked((), back, 0.1, 0.5, 2)[0] is back
