@@ -1,0 +1,1 @@
+"""Scenes of simulated rooms, and the training and evaluation of a small SCONet on them."""
