@@ -54,8 +54,8 @@ def score(moments: Sequence[Moment], world: World) -> dict[str, Any]:
     """Figures of one run; ``world``: the same room, to see who is hidden.
 
     The person is whom the robot followed first. ``rms_position_error_m``: of where it takes the
-    person to be now, while it follows. ``lost_s_max``: longest time without a detection of that
-    person; moments in which the person is hidden wholly are not counted.
+    person to be now, while it follows. ``lost_s_max``: longest time between two images in which
+    that person was detected; moments in which the person is hidden wholly are not counted.
     """
     following = [m for m in moments if m.mode == 'following' and m.believed is not None]
     if not following:
@@ -65,16 +65,7 @@ def score(moments: Sequence[Moment], world: World) -> dict[str, Any]:
     wrong = sum(len(m.people) > 1 and _nearest(m) != person and _apart(m, person) > 1.0
                 for m in following)  # fmt: skip
     distance = np.array([math.dist(m.robot[:2], m.people[person]) for m in moments])
-    lost = longest = hidden_s = 0.0
-    for moment in moments:
-        seen = moment.unseen_s <= 2.5 * PERIOD_S and (
-            moment.believed is not None and _apart(moment, person) < 1.0
-        )
-        hidden = not seen and occluded(world, moment, person)
-        hidden_s += PERIOD_S * hidden
-        # Results come late: a person seen is one whose last image is that old at most.
-        lost = 0.0 if seen else lost + PERIOD_S * (not hidden)
-        longest = max(longest, lost)
+    longest, hidden_s = _losses(moments, world, person)
     return {
         'followed': True,
         'seconds': round(len(moments) * PERIOD_S, 1),
@@ -89,6 +80,23 @@ def score(moments: Sequence[Moment], world: World) -> dict[str, Any]:
         'collisions': _begun([m.blocked for m in moments]),
         'result_hz': float(np.mean([m.result_hz for m in moments])),
     }
+
+
+def _losses(moments: Sequence[Moment], world: World, person: int) -> tuple[float, float]:
+    """Longest time between two detections, by the stamps of their images, so that rate and delay of
+    the results do not count as losses; and how long the person was hidden in such times."""
+    last_s = moments[0].time_s
+    longest = hidden_s = hidden_now_s = 0.0
+    for moment in moments:
+        seen_s = moment.time_s - moment.unseen_s
+        found = moment.believed is not None and _apart(moment, person) < 1.0
+        if found and seen_s > last_s + 0.1 * PERIOD_S:
+            longest = max(longest, seen_s - last_s - hidden_now_s)
+            last_s, hidden_now_s = seen_s, 0.0
+        elif occluded(world, moment, person):
+            hidden_now_s += PERIOD_S
+            hidden_s += PERIOD_S
+    return max(longest, moments[-1].time_s - last_s - hidden_now_s), hidden_s
 
 
 def _nearest(moment: Moment) -> int:

@@ -50,28 +50,35 @@ def test_error_distance_and_collisions_of_a_run(world):
     got = score(moments, world)
     assert got['rms_position_error_m'] == pytest.approx(math.sqrt((0.3**2 + 0.1**2) / 2), abs=0.01)
     assert got['kept_share'] == 1.0 and got['distance_m'][1] == pytest.approx(2.5)
-    assert got['collisions'] == 2 and got['lost_s_max'] == 0 and got['other_person_share'] == 0
+    assert got['collisions'] == 2 and got['lost_s_max'] <= 0.4 and got['other_person_share'] == 0
     assert got['seconds'] == 10.0 and got['result_hz'] == 8.0
 
 
 def test_a_loss_counts_unless_the_person_is_hidden(world):
     seen = [moment(0.1 * i, (1.0, 0.0)) for i in range(10)]
     lost = [moment(1 + 0.1 * i, (1.0, 0.0), unseen_s=0.3 + 0.1 * i) for i in range(30)]
-    assert score(seen + lost, world)['lost_s_max'] == pytest.approx(3.0)
+    # From the image of 0.8 s to the end.
+    assert score(seen + lost, world)['lost_s_max'] == pytest.approx(3.1)
     # Behind the wall of the room.
     wall = [
         moment(1 + 0.1 * i, (30.0, 0.0), unseen_s=0.3 + 0.1 * i, at=(30.0, 0.0)) for i in range(30)
     ]
     assert occluded(world, wall[0], 0) and not occluded(world, lost[0], 0)
     got = score(seen + wall, world)
-    assert got['lost_s_max'] == 0 and got['hidden_s'] == pytest.approx(3.0)
+    assert got['lost_s_max'] == pytest.approx(0.1) and got['hidden_s'] == pytest.approx(3.0)
+
+
+def test_results_that_are_slow_but_steady_lose_nobody(world):
+    # Twice a second, half a second late.
+    slow = [moment(0.1 * i, (1.0, 0.0), unseen_s=0.5 + 0.1 * (i % 5)) for i in range(100)]
+    assert score(slow, world)['lost_s_max'] == pytest.approx(0.9, abs=0.11)
 
 
 def test_somebody_else_taken_for_the_person_is_told(world):
     right = [moment(0.1 * i, (1.0, 0.0)) for i in range(10)]
     wrong = [moment(1 + 0.1 * i, (0.0, 1.5)) for i in range(10)]
     got = score(right + wrong, world)
-    assert got['other_person_share'] == 0.5 and got['lost_s_max'] == pytest.approx(1.0)
+    assert got['other_person_share'] == 0.5 and got['lost_s_max'] == pytest.approx(1.1)
     assert score([moment(0.0, None, mode='waiting')], world) == {'followed': False}
 
 
