@@ -152,8 +152,7 @@ class VoxelMap:
         where = np.argwhere(labels)
         old = np.argwhere(self._predicted)
         if len(old):
-            _, inside = grid.cells(pose.into(self._middles_of(old)))
-            self._predicted[tuple(old[inside].T)] = False
+            self._predicted[tuple(old[self._touched(old, grid, pose)].T)] = False
         if not len(where):
             return
         # A voxel of the grid may cover several of the map; turned, it lies across them.
@@ -165,6 +164,14 @@ class VoxelMap:
         # Rounded first: a middle that should lie on a plane lies a hair beside it.
         cells = self._inside(np.floor(np.round(scaled, 6)).astype(np.int64) - self.corner)
         self._predicted[cells] = ~self.free[cells] & ~self.occupied[cells]
+
+    def _touched(self, cells: Cells, grid: VoxelGrid, pose: GridPose) -> Bools:
+        """Return which voxels (N, 3) reach into a grid, also those whose middles do not."""
+        at = pose.into(self._middles_of(cells))
+        slack = self.config.resolution_m / 2 * (math.sqrt(2) if pose.yaw else 1.0)
+        low = np.array(grid.low_m, np.float64)
+        high = low + np.array([grid.width, grid.depth, grid.height]) * grid.voxel_m
+        return np.asarray(((at > low - slack) & (at < high + slack)).all(1))
 
     def clear_predicted(self, place: npt.ArrayLike, radius_m: float, height_m: float) -> None:
         """Withdraw what is predicted where the robot itself is.

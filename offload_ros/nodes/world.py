@@ -131,7 +131,9 @@ class WorldNode(Node):  # type: ignore[misc]
             self.get_logger().warning('cmd_vel is ignored: robot_motion is patrol', once=True)
             return
         try:
-            self._world.command(message.linear.x, message.angular.z)
+            self._world.command(
+                message.linear.x, message.angular.z, message.linear.y, message.linear.z
+            )
         except ValueError as error:
             self.get_logger().warning(f'{error}: such commands are ignored', once=True)
 
@@ -215,7 +217,9 @@ class WorldNode(Node):  # type: ignore[misc]
             TFMessage(
                 transforms=[
                     to_message.floor_transform(stamp, 'map', odom, drift),
-                    to_message.floor_transform(stamp, odom, base, robot.odometry),
+                    to_message.floor_transform(
+                        stamp, odom, base, robot.odometry, self._world.height_m
+                    ),
                 ]
             )
         )

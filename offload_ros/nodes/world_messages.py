@@ -19,6 +19,7 @@ from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2, PointFiel
 
 from offload_ros.msg import GroundTruth, ObjectTruth, PersonTruth
 from offload_ros.sim import CameraConfig, LidarConfig, Truth
+from offload_ros.sim.air_ground import AirGround
 from offload_ros.sim.robot import Pose as FloorPose
 from offload_ros.sim.robot import Robot
 from offload_ros.sim.shapes import Quaternion, Vector
@@ -106,12 +107,16 @@ def pose_message(pose: FloorPose, z: float = 0.0) -> Any:
 
 
 def odometry_message(robot: Robot, stamp: Any, odom: str, base: str) -> Any:
-    """Return what the wheels tell."""
+    """Return what the wheels tell, and of a robot that flies its height and motion in the air."""
     message = Odometry()
     message.header.stamp, message.header.frame_id = stamp, odom
     message.child_frame_id = base
     message.pose.pose = pose_message(robot.odometry)
     message.twist.twist.linear.x = robot.linear_mps
+    if isinstance(robot, AirGround):
+        message.pose.pose.position.z = robot.z_m
+        message.twist.twist.linear.y = robot.lateral_mps
+        message.twist.twist.linear.z = robot.climb_mps
     message.twist.twist.angular.z = robot.angular_radps
     message.pose.covariance = message.twist.covariance = _COVARIANCE
     return message
@@ -130,10 +135,12 @@ def transform_message(
     return message
 
 
-def floor_transform(stamp: Any, parent: str, child: str, pose: FloorPose) -> Any:
-    """Return the transform to a frame on the floor."""
+def floor_transform(
+    stamp: Any, parent: str, child: str, pose: FloorPose, height_m: float = 0.0
+) -> Any:
+    """Return the transform to a level frame on the floor, or above it."""
     turn = (math.cos(pose.yaw / 2), 0.0, 0.0, math.sin(pose.yaw / 2))
-    return transform_message(stamp, parent, child, (pose.x, pose.y, 0.0), turn)
+    return transform_message(stamp, parent, child, (pose.x, pose.y, height_m), turn)
 
 
 def object_messages(truth: Truth) -> list[Any]:
@@ -153,8 +160,10 @@ def truth_message(
     """Return the ground truth; factor is the achieved real-time factor."""
     message = GroundTruth(seed=seed, real_time_factor=factor, robot_blocked=truth.blocked)
     message.header.stamp, message.header.frame_id = stamp, frame
-    message.robot_pose = pose_message(truth.robot)
+    message.robot_pose = pose_message(truth.robot, truth.height_m)
+    message.robot_energy_j = truth.energy_j
     message.robot_twist.linear.x = truth.linear_mps
+    message.robot_twist.linear.y, message.robot_twist.linear.z = truth.in_air_mps
     message.robot_twist.angular.z = truth.angular_radps
     message.objects = objects
     for person in truth.people:

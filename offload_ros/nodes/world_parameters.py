@@ -14,7 +14,14 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from offload_ros.sim import CameraConfig, PersonConfig, RobotConfig, WorldConfig
+from offload_ros.sim import (
+    AirConfig,
+    CameraConfig,
+    LidarConfig,
+    PersonConfig,
+    RobotConfig,
+    WorldConfig,
+)
 
 MOTIONS = ('cmd_vel', 'patrol')
 
@@ -73,6 +80,12 @@ SETTINGS: dict[str, Setting] = {
     ),
     'linear_limit_mps': Setting(1.2, 'Fastest driving speed, m/s.', 0.05, 3.0, True),
     'angular_limit_radps': Setting(2.0, 'Fastest turning speed, rad/s.', 0.1, 6.0, True),
+    'robot_flies': Setting(
+        False,
+        'The robot also flies: cmd_vel moves it up (linear.z) and in the air sideways (linear.y). '
+        'It is half a metre high.',
+        fixed=True,
+    ),
     'frame_prefix': Setting(
         '', 'Put before every frame but map, for several robots, e.g. robot1/.', fixed=True
     ),
@@ -132,6 +145,8 @@ def check(parameters: list[Parameter[Any]]) -> SetParametersResult:
 
 def world_config(values: dict[str, Any]) -> WorldConfig:
     """Return the world that the parameters describe."""
+    flies = values['robot_flies']
+    low = {'height_m': 0.35} if flies else {}
     return WorldConfig(
         object_count=values['object_count'],
         light=values['light'],
@@ -140,8 +155,12 @@ def world_config(values: dict[str, Any]) -> WorldConfig:
             height_px=values['camera_height_px'],
             horizontal_fov_deg=values['camera_horizontal_fov_deg'],
             pitch_up_deg=values['camera_pitch_up_deg'],
+            **low,
         ),
+        lidar=LidarConfig(cloud_height_m=0.45) if flies else LidarConfig(),
+        air=AirConfig() if flies else None,
         robot=RobotConfig(
+            mast_height_m=0.5 if flies else RobotConfig.mast_height_m,
             linear_limit_mps=values['linear_limit_mps'],
             angular_limit_radps=values['angular_limit_radps'],
             cmd_vel_timeout_s=values['cmd_vel_timeout_ms'] / 1000,

@@ -6,6 +6,7 @@ with World(seed=1, config=WorldConfig(object_count=12)) as world:
 """
 
 from offload_ros.sim.config import (
+    AirConfig,
     CameraConfig,
     LidarConfig,
     PersonConfig,
@@ -19,6 +20,7 @@ from offload_ros.sim.world import ObjectTruth, PersonTruth, Truth, World
 __all__ = [
     'KEYPOINTS',
     'KINDS',
+    'AirConfig',
     'CameraConfig',
     'LidarConfig',
     'ObjectTruth',

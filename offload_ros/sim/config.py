@@ -107,6 +107,36 @@ class RobotConfig:
 
 
 @dataclass(frozen=True)
+class AirConfig:
+    """How a robot flies, and what driving and flying take.
+
+    It keeps radius_m around its axis free in the air, from its lowest point to height_m above. On
+    the floor it passes below what is higher, and rolls over what is no higher than step_m. Power is
+    a model: idle_w always, drive_w_per_mps while it drives, hover_w and climb_w_per_mps while it
+    flies; the values are those of a robot of some 4 kg with four rotors.
+    """
+
+    radius_m: float = 0.25
+    height_m: float = 0.5
+    step_m: float = 0.1
+    climb_limit_mps: float = 0.8
+    linear_acceleration_mps2: float = 2.0
+    idle_w: float = 15.0
+    drive_w_per_mps: float = 25.0
+    hover_w: float = 400.0
+    climb_w_per_mps: float = 60.0
+
+    def __post_init__(self) -> None:
+        _within('radius_m', self.radius_m, 0.1, 0.6)
+        _within('height_m', self.height_m, 0.1, 1.5)
+        _within('step_m', self.step_m, 0.0, self.height_m / 2)
+        _within('climb_limit_mps', self.climb_limit_mps, 0.1, 3)
+        _within('linear_acceleration_mps2', self.linear_acceleration_mps2, 0.1, 20)
+        for name in ('idle_w', 'drive_w_per_mps', 'hover_w', 'climb_w_per_mps'):
+            _within(name, getattr(self, name), 0, 1e4)
+
+
+@dataclass(frozen=True)
 class PersonConfig:
     """How people walk.
 
@@ -134,7 +164,7 @@ class WorldConfig:
 
     ``kinds`` names the kinds of objects to draw from; empty stands for all. Every kind of the list
     is used once before one is used twice. ``light`` is a seed of direction, strength and tint of
-    the light; 0 is even white light.
+    the light; 0 is even white light. ``air``: the robot also flies.
     """
 
     length_m: float = 10.0
@@ -148,6 +178,7 @@ class WorldConfig:
     lidar: LidarConfig = field(default_factory=LidarConfig)
     robot: RobotConfig = field(default_factory=RobotConfig)
     person: PersonConfig = field(default_factory=PersonConfig)
+    air: AirConfig | None = None
 
     def __post_init__(self) -> None:
         from offload_ros.sim.objects import KINDS

@@ -86,10 +86,10 @@ class Robot:
         """Drive for dt_s, ending at now_s; stop before obstacles and people (centre, radius)."""
         late = now_s - self._wished_at_s > self.config.cmd_vel_timeout_s + 1e-9
         linear, angular = (0.0, 0.0) if late else self._wish
-        self.linear_mps = _towards(
+        self.linear_mps = towards(
             self.linear_mps, linear, self.config.linear_acceleration_mps2 * dt_s
         )
-        self.angular_radps = _towards(
+        self.angular_radps = towards(
             self.angular_radps, angular, self.config.angular_acceleration_radps2 * dt_s
         )
         along, turn = self.linear_mps * dt_s, self.angular_radps * dt_s
@@ -119,6 +119,6 @@ class Robot:
         return min(gaps) - self.config.radius_m
 
 
-def _towards(value: float, target: float, most: float) -> float:
+def towards(value: float, target: float, most: float) -> float:
     """Return value moved towards target by at most ``most``."""
     return target if abs(target - value) <= most else value + math.copysign(most, target - value)

@@ -168,6 +168,8 @@ def _add_robot(spec: Any, config: WorldConfig) -> None:
     base = spec.worldbody.add_body(name=ROBOT)
     for joint, axis in (('x', (1, 0, 0)), ('y', (0, 1, 0))):
         base.add_joint(name=f'{ROBOT}_{joint}', type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis)
+    if config.air is not None:
+        base.add_joint(name=f'{ROBOT}_z', type=mujoco.mjtJoint.mjJNT_SLIDE, axis=(0, 0, 1))
     base.add_joint(name=f'{ROBOT}_yaw', type=mujoco.mjtJoint.mjJNT_HINGE, axis=(0, 0, 1))
     dark, bright = (0.16, 0.17, 0.19, 1), (0.95, 0.62, 0.10, 1)
     cylinder, box = mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_BOX

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 from types import TracebackType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from offload_ros.sim.air_ground import AirGround, Solids
 from offload_ros.sim.camera import Camera, Depth, Rgb
 from offload_ros.sim.config import WorldConfig
 from offload_ros.sim.gl import mujoco
@@ -62,6 +63,9 @@ class Truth:
     blocked: bool
     people: tuple[PersonTruth, ...]
     objects: tuple[ObjectTruth, ...]
+    height_m: float = 0.0
+    energy_j: float = 0.0
+    in_air_mps: tuple[float, float] = (0.0, 0.0)  # to the left, upwards
 
 
 class World:
@@ -129,14 +133,17 @@ class World:
                 break
         yaw = math.atan2(target[1] - place[1], target[0] - place[0])
         pose = Pose(float(place[0]), float(place[1]), yaw)
-        return Robot(self.config.robot, pose, self._generator('drift'))
+        drift = self._generator('drift')
+        if self.config.air is None:
+            return Robot(self.config.robot, pose, drift)
+        solids = Solids(self.room, self.layout.objects)
+        return AirGround(self.config.robot, pose, drift, air=self.config.air, solids=solids)
 
     def _wire(self) -> None:
         """Look up where joints and keypoints are kept."""
         address = self.model.jnt_qposadr
-        self._robot_at = [
-            int(address[self.model.joint(f'{ROBOT}_{name}').id]) for name in ('x', 'y', 'yaw')
-        ]
+        axes = ('x', 'y', 'yaw') if self.config.air is None else ('x', 'y', 'yaw', 'z')
+        self._robot_at = [int(address[self.model.joint(f'{ROBOT}_{name}').id]) for name in axes]
         self._people_at = [
             [int(address[self.model.joint(f'{person_name(i)}_{name}').id]) for name in JOINTS]
             for i in range(len(self.walkers))
@@ -166,9 +173,26 @@ class World:
         """Return the simulated time."""
         return self._time_s
 
-    def command(self, linear_mps: float, angular_radps: float) -> None:
-        """Tell the robot how to drive; ValueError for values that are not finite."""
-        self.robot.command(linear_mps, angular_radps, self._time_s)
+    @property
+    def height_m(self) -> float:
+        """Return how high the robot is above the floor."""
+        return self.robot.z_m if isinstance(self.robot, AirGround) else 0.0
+
+    def command(
+        self,
+        linear_mps: float,
+        angular_radps: float,
+        lateral_mps: float = 0.0,
+        climb_mps: float = 0.0,
+    ) -> None:
+        """Tell the robot how to move; ValueError for values that are not finite.
+
+        Sideways and upwards are for a robot that flies, and nothing to another one.
+        """
+        if isinstance(self.robot, AirGround):
+            self.robot.command(linear_mps, angular_radps, self._time_s, lateral_mps, climb_mps)
+        else:
+            self.robot.command(linear_mps, angular_radps, self._time_s)
 
     def step(self, dt_s: float = STEP_S, cmd: tuple[float, float] | None = None) -> None:
         """Move everything on by dt_s, in steps of at most 10 ms.
@@ -205,7 +229,8 @@ class World:
     def place(self) -> None:
         """Let MuJoCo know where everything is now; every sensor does so by itself."""
         qpos, pose = self.data.qpos, self.robot.pose
-        qpos[self._robot_at] = (pose.x, pose.y, pose.yaw)
+        place = (pose.x, pose.y, pose.yaw, self.height_m)
+        qpos[self._robot_at] = place[: len(self._robot_at)]
         for at, walker in zip(self._people_at, self.walkers, strict=True):
             joints = walker.joints()
             qpos[at] = [joints[name] for name in JOINTS]
@@ -268,7 +293,7 @@ class World:
         self.place()
         pose, lidar = self.robot.pose, self.config.lidar
         turn = rotation_matrix(turned(yaw_deg=math.degrees(pose.yaw)))
-        origin = np.array([pose.x, pose.y, height_m])
+        origin = np.array([pose.x, pose.y, height_m + self.height_m])
         distances, _ = cast(self.model, self.data, origin, directions @ turn.T, lidar.range_max_m)
         # REP-117: -inf for what is too close to be measured.
         distances[distances < lidar.range_min_m] = -np.inf
@@ -315,7 +340,7 @@ class World:
             for index, w in enumerate(self.walkers)
         )
         robot = self.robot
-        return Truth(
+        truth = Truth(
             self._time_s,
             robot.pose,
             robot.linear_mps,
@@ -324,6 +349,10 @@ class World:
             people,
             self._objects,
         )
+        if not isinstance(robot, AirGround):
+            return truth
+        in_air_mps = robot.lateral_mps, robot.climb_mps
+        return replace(truth, height_m=robot.z_m, energy_j=robot.energy_j, in_air_mps=in_air_mps)
 
     def close(self) -> None:
         """Free the camera."""

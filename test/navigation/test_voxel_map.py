@@ -239,3 +239,15 @@ def test_cloud_that_is_none_is_refused():
 def test_map_with_impossible_settings_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         VoxelMapConfig(**wrong)
+
+
+@pytest.mark.parametrize('yaw', [0.0, 0.4])
+def test_a_newer_prediction_withdraws_all_of_the_older_one(yaw):
+    # Voxels of the grid end in the middle of voxels of the map.
+    grid = VoxelGrid(16, 8, 16, 0.15, (-1.2, -1.2, -0.15))
+    pose = GridPose(0.02, -0.03, 0.0, yaw)
+    voxels = VoxelMap(VoxelMapConfig())
+    voxels.complete(np.ones(grid.shape, np.uint8), grid, pose)
+    assert voxels.predicted.sum() > 3000
+    voxels.complete(np.zeros(grid.shape, np.uint8), grid, pose)
+    assert not voxels.predicted.any()
