@@ -32,7 +32,8 @@ _ASKED = 20  # inputs that a result is still waited for
 class NavigationConfig:
     """Frames, and the parts. grid: what the network takes, around the robot, level and turned as
     the fixed frame is; its low_m counts from the robot and the floor. obstacles_from: the first of
-    the network's classes that is an obstacle.
+    the network's classes that is an obstacle. stall_s: without a finished step for so long, as
+    when the other thread hangs, the robot stands.
     """
 
     fixed_frame: str = 'odom'
@@ -41,6 +42,7 @@ class NavigationConfig:
         default_factory=lambda: VoxelGrid(128, 16, 128, 0.15, (-9.6, -9.6, -0.15))
     )
     obstacles_from: int = 2
+    stall_s: float = 2.0
     voxels: VoxelMapConfig = field(default_factory=VoxelMapConfig)
     body: Body = field(default_factory=Body)
     plan: PlanConfig = field(default_factory=PlanConfig)
@@ -50,6 +52,7 @@ class NavigationConfig:
     def __post_init__(self) -> None:
         require(bool(self.fixed_frame and self.base_frame), 'frames must have names')
         within('obstacles_from', self.obstacles_from, 1, 255)
+        within('stall_s', self.stall_s, 0.1, 60.0)
         require(
             self.grid.height * self.grid.depth % 8 == 0,
             'a row of the grid must be whole bytes: height times depth is a multiple of 8',
@@ -78,6 +81,7 @@ class Navigation:
         self._asked: OrderedDict[float, GridPose] = OrderedDict()
         # One tuple, so that another thread sees a place and a heading that belong together.
         self._pose: tuple[float, Floats, float] | None = None  # stamp, place, yaw
+        self._stepped_s = -math.inf
         self.completed_s = -math.inf  # stamp of the newest result that was taken
         self.trouble = ''
 
@@ -147,7 +151,9 @@ class Navigation:
         time and what it takes to renew the map."""
         while self._inbox:
             self._inbox.popleft()()
-        return self.brain.step(now_s)
+        report = self.brain.step(now_s)
+        self._stepped_s = now_s
+        return report
 
     def ask(self) -> Asked | None:
         """Return what a network is to complete: all that was observed around the robot; None
@@ -164,9 +170,12 @@ class Navigation:
         return Asked(stamp_s, bits.reshape(grid.width, -1), pose)
 
     def speeds(self, now_s: float) -> Speeds:
-        """Return how to move now; standing while the robot's place is not known or old."""
+        """Return how to move now; standing while the robot's place is not known or old, or nobody
+        watches the way."""
         known, config = self._pose, self.config
         if known is None or now_s - known[0] > config.replan.pose_timeout_s:
+            return STAND
+        if now_s - self._stepped_s > config.stall_s:
             return STAND
         _, place, yaw = known
         return speeds_for(self.brain.setpoint(now_s), place, yaw, self.airborne, config.drive)

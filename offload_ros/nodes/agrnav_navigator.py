@@ -164,7 +164,11 @@ class AgrnavNavigator(Node):  # type: ignore[misc]
         while not self._ended.wait(STEP_S):
             began_s = time.monotonic()
             now_s = self._now_s()
-            report = self._navigation.step(now_s)
+            try:
+                report = self._navigation.step(now_s)
+            except Exception as error:  # the thread must live on; without steps the robot stands
+                self._warn(f'a step failed: {type(error).__name__}: {error}')
+                continue
             ended_s = time.monotonic()
             longest = [each for each in longest if ended_s - each[0] < 1.0]
             longest.append((ended_s, ended_s - began_s))

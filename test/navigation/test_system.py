@@ -164,6 +164,22 @@ def test_it_stands_while_its_place_is_not_known_or_old():
         assert drive.navigation.speeds(late) == STAND
 
 
+def test_it_stands_when_steps_end():
+    with world_of(3) as world:
+        drive = Drive(world)
+        drive.run(lambda report: drive.ticks > 8)
+        drive.goal((drive.start.x, drive.start.y + 2.5))
+        drive.run(lambda report: drive.navigation.speeds(world.time_s) != STAND)
+        stepped_s = world.time_s
+        moving = []
+        while world.time_s < stepped_s + CONFIG.stall_s + 0.5:
+            world.step(0.1)
+            drive.odometry()  # the place is known, but nobody looks at the way
+            moving.append((world.time_s, drive.navigation.speeds(world.time_s) != STAND))
+        assert moving[2][1]
+        assert not any(moves for now, moves in moving if now > stepped_s + CONFIG.stall_s + 0.05)
+
+
 def test_a_jump_of_the_odometry_forgets_what_was_asked():
     with world_of(3) as world:
         drive = Drive(world)
