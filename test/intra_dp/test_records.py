@@ -86,12 +86,11 @@ def test_intra_dp_records_its_cuts_as_they_run(slow_robot, by_hand, tmp_path):
     by_hand.append(('layer_cut', half))
     slow_robot.start()
     strategy = slow_robot.strategy('intra_dp', model)
-    first, _ = until_plan(strategy, images(1000), ': cut, ')
+    # Asked for at first, since a busy machine may teach the strategy to leave the cut again; a frame
+    # that the robot computes alone is not recorded.
     strategy.record(file)
-    for frame in images(100, first=first.seq + 1):
-        same(run(strategy, frame), model, frame)
-        if file.exists():  # a frame that the robot computes alone is none
-            break
+    frame, result = until_plan(strategy, images(1000), ': cut, ')
+    same(result, model, frame)
     document = json.loads(file.read_text())
     assert document['plan'] == half(profile).document()
     is_sound(document, LANES)
