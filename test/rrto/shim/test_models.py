@@ -15,6 +15,9 @@ from offload_ros.rrto.shim import RemoteTensor
 from .conftest import MODES, assert_same, collected
 
 AMD = 'AuthenticAMD' in Path('/proc/cpuinfo').read_text()
+# Seen on Zen 5: the last bit of attention depends on where its tensors lie in memory, mostly while
+# gradients are recorded, seldom without.
+ATTENTION_ON_AMD = pytest.mark.xfail(AMD, reason='last bit of attention on AMD CPUs', strict=False)
 
 
 class ConvNet(nn.Module):
@@ -94,9 +97,8 @@ MODELS = {
 
 @pytest.mark.parametrize('name', MODELS)
 def test_model_equals_the_cpu(device, mode, name, request):
-    if mode is torch.enable_grad and name in ('transformer', 'encoder layer') and AMD:
-        # Seen on Zen 5: the last bit of attention while gradients are recorded.
-        request.applymarker(pytest.mark.xfail(reason='attention with gradients on AMD CPUs'))
+    if name in ('transformer', 'encoder layer') and AMD:
+        request.applymarker(ATTENTION_ON_AMD)
     torch.manual_seed(1)
     build, make_input = MODELS[name]
     model, x = build().eval(), make_input()
@@ -158,6 +160,7 @@ def test_half_channels_last_and_autocast_run_on_the_device(device):
     assert not torch.equal(mixed.cpu(), plain.cpu())
 
 
+@ATTENTION_ON_AMD
 def test_models_of_transformers(device):
     transformers = pytest.importorskip('transformers')
     small = {
