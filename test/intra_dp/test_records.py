@@ -86,8 +86,8 @@ def test_intra_dp_records_its_cuts_as_they_run(slow_robot, by_hand, tmp_path):
     by_hand.append(('layer_cut', half))
     slow_robot.start()
     strategy = slow_robot.strategy('intra_dp', model)
-    # Asked for at first, since a busy machine may teach the strategy to leave the cut again; a frame
-    # that the robot computes alone is not recorded.
+    # Asked for at first, since a busy machine may teach the strategy to leave the cut again; what
+    # the robot computes alone is not recorded.
     strategy.record(file)
     frame, result = until_plan(strategy, images(1000), ': cut, ')
     same(result, model, frame)
