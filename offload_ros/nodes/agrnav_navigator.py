@@ -6,7 +6,6 @@ to that model's results; where the network runs is not its business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import math
 import threading
 import time
@@ -14,25 +13,23 @@ from typing import Any
 
 from geometry_msgs.msg import PoseStamped, Twist
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image, PointCloud2
-from tf2_msgs.msg import TFMessage
 
-from offload_ros.models.errors import InputError
 from offload_ros.msg import InferenceResult, NavigationStatus
 from offload_ros.navigation.driving import STAND
 from offload_ros.navigation.system import Navigation
 from offload_ros.nodes import navigator_messages as told
 from offload_ros.nodes import navigator_parameters
+from offload_ros.nodes.given_frames import PlacingNode, seconds
 from offload_ros.nodes.parameters import value_of
 from offload_ros.nodes.process import run_node
-from offload_ros.nodes.tracker_inputs import points_of, seconds
+from offload_ros.nodes.tracker_inputs import points_of
 
 CONTROL_S, STEP_S, MAP_S = 0.05, 0.1, 1.0
 
 
-class AgrnavNavigator(Node):  # type: ignore[misc]
+class AgrnavNavigator(PlacingNode):
     """Callbacks and control on the executor's thread, mapping and planning on one of their own."""
 
     def __init__(self) -> None:
@@ -40,7 +37,6 @@ class AgrnavNavigator(Node):  # type: ignore[misc]
         super().__init__('agrnav_navigator')
         self._navigation = Navigation(navigator_parameters.declare_all(self))
         self._frame = self._navigation.config.fixed_frame
-        self._said = ''
         self._moving = False
         self._ended = threading.Event()
         self._publish()
@@ -61,91 +57,39 @@ class AgrnavNavigator(Node):  # type: ignore[misc]
 
     def _subscribe(self) -> None:
         make = self.create_subscription
-        static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         make(InferenceResult, f'inference/result/{value_of(self, "model")}', self._on_result, 10)
         make(PointCloud2, 'points', self._on_points, qos_profile_sensor_data)
         make(Odometry, 'odom', self._on_odometry, 50)
         make(PoseStamped, 'goal_pose', self._on_goal, 10)
-        make(TFMessage, '/tf', self._on_transforms, QoSProfile(depth=100))
-        make(TFMessage, '/tf_static', self._on_fixed_transforms, static)
+        self.follow_frames(self._navigation.frames)
 
     # ---- what comes in
 
-    def _checked(self, take: Callable[[], None]) -> None:
-        """Take a message; one that is wrong is left out, and said once for each kind of mistake."""
-        try:
-            take()
-        except (InputError, ValueError) as error:
-            self._warn(str(error))
-
-    def _warn(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
-            self.get_logger().warning(text)
-
     def _on_result(self, message: Any) -> None:
         if message.status != InferenceResult.OK:
-            self._warn(f'{message.model} gives no results: {message.detail}')
+            self.warn(f'{message.model} gives no results: {message.detail}')
         elif not message.weights_trained:
-            self._warn(f'the weights of {message.model} are not trained: the map does without')
+            self.warn(f'the weights of {message.model} are not trained: the map does without')
         else:
             stamp_s = seconds(message.header.stamp)
-            self._checked(lambda: self._navigation.result(stamp_s, told.labels_of(message)))
+            self.checked(lambda: self._navigation.result(stamp_s, told.labels_of(message)))
 
     def _on_points(self, message: Any) -> None:
         stamp_s, frame = seconds(message.header.stamp), message.header.frame_id
-        self._checked(lambda: self._navigation.cloud(stamp_s, frame, points_of(message)))
+        self.checked(lambda: self._navigation.cloud(stamp_s, frame, points_of(message)))
 
     def _on_odometry(self, message: Any) -> None:
         def take() -> None:
-            stamp_s = seconds(message.header.stamp)
-            at, turn = message.pose.pose.position, message.pose.pose.orientation
-            self._navigation.frames.moving(
-                message.header.frame_id,
-                message.child_frame_id or value_of(self, 'base_frame'),
-                stamp_s,
-                (at.x, at.y, at.z),
-                (turn.x, turn.y, turn.z, turn.w),
-            )
+            stamp_s = self.take_odometry_pose(message, value_of(self, 'base_frame'))
             speed = message.twist.twist.linear
             self._navigation.odometry(stamp_s, (speed.x, speed.y, speed.z))
 
-        self._checked(take)
+        self.checked(take)
 
     def _on_goal(self, message: Any) -> None:
-        self._checked(lambda: self._navigation.goal(told.goal_of(message, self._frame)))
-
-    def _on_transforms(self, message: Any) -> None:
-        def take() -> None:
-            for each in message.transforms:
-                move, turn = each.transform.translation, each.transform.rotation
-                self._navigation.frames.moving(
-                    each.header.frame_id,
-                    each.child_frame_id,
-                    seconds(each.header.stamp),
-                    (move.x, move.y, move.z),
-                    (turn.x, turn.y, turn.z, turn.w),
-                )
-
-        self._checked(take)
-
-    def _on_fixed_transforms(self, message: Any) -> None:
-        def take() -> None:
-            for each in message.transforms:
-                move, turn = each.transform.translation, each.transform.rotation
-                self._navigation.frames.fixed(
-                    each.header.frame_id,
-                    each.child_frame_id,
-                    (move.x, move.y, move.z),
-                    (turn.x, turn.y, turn.z, turn.w),
-                )
-
-        self._checked(take)
+        self.checked(lambda: self._navigation.goal(told.goal_of(message, self._frame)))
 
     # ---- what goes out
-
-    def _now_s(self) -> float:
-        return float(self.get_clock().now().nanoseconds) * 1e-9
 
     def _control(self) -> None:
         """Publish speeds; with drive false one zero, then nothing: others may drive."""
@@ -153,7 +97,7 @@ class AgrnavNavigator(Node):  # type: ignore[misc]
         if not drives and not self._moving:
             return
         self._moving = drives
-        speeds = self._navigation.speeds(self._now_s()) if drives else STAND
+        speeds = self._navigation.speeds(self.now_s()) if drives else STAND
         self._cmd_vel.publish(told.twist_of(speeds))
 
     def _work(self) -> None:
@@ -163,11 +107,11 @@ class AgrnavNavigator(Node):  # type: ignore[misc]
         ask_hz = value_of(self, 'ask_hz')
         while not self._ended.wait(STEP_S):
             began_s = time.monotonic()
-            now_s = self._now_s()
+            now_s = self.now_s()
             try:
                 report = self._navigation.step(now_s)
             except Exception as error:  # the thread must live on; without steps the robot stands
-                self._warn(f'a step failed: {type(error).__name__}: {error}')
+                self.warn(f'a step failed: {type(error).__name__}: {error}')
                 continue
             ended_s = time.monotonic()
             longest = [each for each in longest if ended_s - each[0] < 1.0]

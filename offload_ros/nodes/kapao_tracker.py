@@ -5,16 +5,13 @@ It subscribes to results only; where the network ran is not its business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from geometry_msgs.msg import PoseWithCovarianceStamped, Twist
 from nav_msgs.msg import OccupancyGrid, Odometry
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
-from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
 from offload_ros.models.errors import InputError
@@ -22,6 +19,7 @@ from offload_ros.msg import FollowStatus, InferenceResult, PersonSkeletons
 from offload_ros.nodes import tracker_inputs as given
 from offload_ros.nodes import tracker_messages as told
 from offload_ros.nodes import tracker_parameters
+from offload_ros.nodes.given_frames import PlacingNode, seconds
 from offload_ros.nodes.parameters import value_of
 from offload_ros.nodes.process import run_node
 from offload_ros.tracking.follow import STALE, Command
@@ -33,7 +31,7 @@ MAP_S = 1.0
 UNTRAINED_S = 2.0  # after a result of random weights nothing moves for so long
 
 
-class KapaoTracker(Node):  # type: ignore[misc]
+class KapaoTracker(PlacingNode):
     """Results, depth, lidar and odometry in; people, target and speeds out."""
 
     def __init__(self) -> None:
@@ -45,7 +43,6 @@ class KapaoTracker(Node):  # type: ignore[misc]
         self._camera_frame = ''
         self._persons = 0
         self._untrained_s = float('-inf')
-        self._said = ''
         self._moving = False
         self._publish()
         self._subscribe()
@@ -65,15 +62,13 @@ class KapaoTracker(Node):  # type: ignore[misc]
 
     def _subscribe(self) -> None:
         sensor, make = qos_profile_sensor_data, self.create_subscription
-        static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         model = value_of(self, 'model')
         make(InferenceResult, f'inference/result/{model}', self._on_result, 10)
         make(Image, 'camera/depth', self._on_depth, sensor)
         make(Image, 'camera/image_raw', self._on_image, sensor)
         make(CameraInfo, 'camera/camera_info', self._on_camera_info, sensor)
         make(Odometry, 'odom', self._on_odometry, 50)
-        make(TFMessage, '/tf', self._on_transforms, QoSProfile(depth=100))
-        make(TFMessage, '/tf_static', self._on_fixed_transforms, static)
+        self.follow_frames(self._following.frames)
         lidar = value_of(self, 'lidar')
         if lidar != 'points':
             make(LaserScan, 'scan', self._on_scan, sensor)
@@ -82,27 +77,15 @@ class KapaoTracker(Node):  # type: ignore[misc]
 
     # ---- what comes in
 
-    def _checked(self, take: Callable[[], None]) -> None:
-        """Take a message; one that is wrong is left out, and said once for each kind of mistake."""
-        try:
-            take()
-        except (InputError, ValueError) as error:
-            self._warn(str(error))
-
-    def _warn(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
-            self.get_logger().warning(text)
-
     def _on_result(self, message: Any) -> None:
-        stamp_s = given.seconds(message.header.stamp)
+        stamp_s = seconds(message.header.stamp)
         if message.status != InferenceResult.OK:
-            self._warn(f'{message.model} gives no results: {message.detail}')
+            self.warn(f'{message.model} gives no results: {message.detail}')
             return
         if not message.weights_trained:
             # A robot never moves on what random weights say.
-            self._untrained_s = self._now_s()
-            self._warn(f'the weights of {message.model} are not trained: the robot stands still')
+            self._untrained_s = self.now_s()
+            self.warn(f'the weights of {message.model} are not trained: the robot stands still')
             return
 
         def take() -> None:
@@ -110,7 +93,7 @@ class KapaoTracker(Node):  # type: ignore[misc]
             self._persons = len(poses)
             self._show(self._following.result(stamp_s, poses, boxes))
 
-        self._checked(take)
+        self.checked(take)
 
     def _on_depth(self, message: Any) -> None:
         def take() -> None:
@@ -118,77 +101,42 @@ class KapaoTracker(Node):  # type: ignore[misc]
             if self._size is None:
                 self._size = depth.shape
             self._camera_frame = message.header.frame_id
-            stamp_s = given.seconds(message.header.stamp)
+            stamp_s = seconds(message.header.stamp)
             self._show(self._following.depth(stamp_s, message.header.frame_id, depth))
 
-        self._checked(take)
+        self.checked(take)
 
     def _on_image(self, message: Any) -> None:
         def take() -> None:
             rgb = given.rgb_of(message)
             self._size = rgb.shape[:2]
-            self._following.image(given.seconds(message.header.stamp), rgb)
+            self._following.image(seconds(message.header.stamp), rgb)
 
-        self._checked(take)
+        self.checked(take)
 
     def _on_camera_info(self, message: Any) -> None:
-        self._checked(
+        self.checked(
             lambda: self._following.camera(message.k, int(message.width), int(message.height))
         )
 
     def _on_odometry(self, message: Any) -> None:
         def take() -> None:
-            stamp_s = given.seconds(message.header.stamp)
-            at, turn = message.pose.pose.position, message.pose.pose.orientation
-            self._following.frames.moving(
-                message.header.frame_id,
-                message.child_frame_id or value_of(self, 'base_frame'),
-                stamp_s,
-                (at.x, at.y, at.z),
-                (turn.x, turn.y, turn.z, turn.w),
-            )
+            stamp_s = self.take_odometry_pose(message, value_of(self, 'base_frame'))
             speeds = message.twist.twist
             self._following.odometry(stamp_s, speeds.linear.x, speeds.angular.z)
 
-        self._checked(take)
-
-    def _on_transforms(self, message: Any) -> None:
-        def take() -> None:
-            for each in message.transforms:
-                move, turn = each.transform.translation, each.transform.rotation
-                self._following.frames.moving(
-                    each.header.frame_id,
-                    each.child_frame_id,
-                    given.seconds(each.header.stamp),
-                    (move.x, move.y, move.z),
-                    (turn.x, turn.y, turn.z, turn.w),
-                )
-
-        self._checked(take)
-
-    def _on_fixed_transforms(self, message: Any) -> None:
-        def take() -> None:
-            for each in message.transforms:
-                move, turn = each.transform.translation, each.transform.rotation
-                self._following.frames.fixed(
-                    each.header.frame_id,
-                    each.child_frame_id,
-                    (move.x, move.y, move.z),
-                    (turn.x, turn.y, turn.z, turn.w),
-                )
-
-        self._checked(take)
+        self.checked(take)
 
     def _on_scan(self, message: Any) -> None:
         def take() -> None:
-            stamp_s = given.seconds(message.header.stamp)
+            stamp_s = seconds(message.header.stamp)
             self._following.rays(stamp_s, message.header.frame_id, *given.rays_of_scan(message))
 
-        self._checked(take)
+        self.checked(take)
 
     def _on_points(self, message: Any) -> None:
         def take() -> None:
-            stamp_s, frame = given.seconds(message.header.stamp), message.header.frame_id
+            stamp_s, frame = seconds(message.header.stamp), message.header.frame_id
             base = value_of(self, 'base_frame')
             try:
                 mount = self._following.frames.lookup(base, frame, stamp_s)
@@ -201,12 +149,9 @@ class KapaoTracker(Node):  # type: ignore[misc]
                 rays = given.rays_of_cloud(points, low, high, float(mount.translation[2]))
                 self._following.rays(stamp_s, frame, *rays)
 
-        self._checked(take)
+        self.checked(take)
 
     # ---- what goes out
-
-    def _now_s(self) -> float:
-        return float(self.get_clock().now().nanoseconds) * 1e-9
 
     def _show(self, results: list[Seen]) -> None:
         for seen in results:
@@ -224,7 +169,7 @@ class KapaoTracker(Node):  # type: ignore[misc]
                 )
 
     def _control(self) -> None:
-        now_s = self._now_s()
+        now_s = self.now_s()
         if self._following.clock(now_s):
             self._untrained_s = float('-inf')
             self.get_logger().warning('the clock went back: everything is forgotten')
@@ -251,7 +196,7 @@ class KapaoTracker(Node):  # type: ignore[misc]
     def _publish_map(self) -> None:
         if self._map.get_subscription_count():
             frame = self._following.config.fixed_frame
-            self._map.publish(told.grid_message(self._following.grid, self._now_s(), frame))
+            self._map.publish(told.grid_message(self._following.grid, self.now_s(), frame))
 
     def _on_set(self, parameters: list[Any]) -> SetParametersResult:
         changes = {each.name: each.value for each in parameters}

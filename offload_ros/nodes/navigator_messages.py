@@ -25,7 +25,6 @@ from offload_ros.wire.errors import WireError
 from offload_ros.wire.tensors import decode
 
 PATH_STEP_M = 0.1
-KNEE_M = 0.05  # of the flat map: what is higher than this above the floor is an obstacle
 
 
 def labels_of(message: Any) -> npt.NDArray[np.uint8]:

@@ -22,11 +22,6 @@ _bridge = CvBridge()
 _CLOUD = InputSpec(name='points', topic='points', type='sensor_msgs/msg/PointCloud2')
 
 
-def seconds(stamp: Any) -> float:
-    """A builtin_interfaces/Time in seconds."""
-    return float(stamp.sec) + 1e-9 * float(stamp.nanosec)
-
-
 def depth_of(message: Any) -> DepthImage:
     """(H, W) float32 metres, NaN for holes; ``InputError`` for what is no depth image."""
     try:

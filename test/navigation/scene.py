@@ -1,4 +1,4 @@
-"""Scenes of boxes, a lidar in them, and a slow judge of motions without planning.s code."""
+"""Scenes of boxes, a lidar in them, and a slow judge of motions without planning's code."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
 
 Rooms of the simulated world with furniture and no people, seen by its 3-D lidar from a random
 place: one sweep, or up to eight along a short drive. A grid is turned as the robot is. Rooms of one
-split are in no other; those of the test split are larger, fuller and of other sizes of furniture
-than any in training. The same seed gives the same scenes; a run that was stopped goes on.
+split are in no other; those of the test split are larger and fuller on the whole, with furniture of
+the same kinds. The same seed gives the same scenes; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PLANES = ('seen', 'floor', 'structure', 'object', 'room')
 
 
 def world_of(split: str, seed: int) -> World:
-    """A room; of the test split with other sizes and numbers than in training."""
+    """A room; in the test split larger and fuller ones than in training, though some alike."""
     rng = np.random.default_rng([seed, 10])
     wide, narrow, objects = (
         ((7, 11), (6, 9), (8, 26)) if split != 'test' else ((9, 13), (7, 10), (12, 34))
