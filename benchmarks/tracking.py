@@ -38,6 +38,7 @@ from matplotlib import pyplot as plt
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from benchmarks.tracking_score import Moment, score, together
+from benchmarks.world_runs import LEAST_REAL_TIME, RunError, check, parameters_file, seconds
 from offload_ros.nodes.demo import Processes
 from offload_ros.nodes.world_parameters import SETTINGS, world_config
 from offload_ros.robot.pacing import ROBOT_SLOWDOWN
@@ -47,7 +48,6 @@ from offload_ros.sim.robot import Pose
 HERE = Path(__file__).parent
 DOMAIN = '78'
 START_LIMIT_S = 120.0
-LEAST_REAL_TIME = 0.95
 MODEL = 'kapao'
 TRIAL_S, TRIAL_SEED = 20, 9000
 UNITS = (
@@ -59,10 +59,6 @@ UNITS = (
     ('following_share', 'following', None, ''),
     ('other_person_share', 'took the other person', None, ''),
 )
-
-
-class RunError(RuntimeError):
-    """A run that does not count; the text says why."""
 
 
 class Recorder:
@@ -105,16 +101,16 @@ class Recorder:
     def first_s(self) -> float | None:
         """When somebody was followed first."""
         return next(
-            (_seconds(m.header.stamp) for m in list(self._statuses) if m.mode == 'following'), None
+            (seconds(m.header.stamp) for m in list(self._statuses) if m.mode == 'following'), None
         )
 
     def moments(self, begin_s: float, end_s: float) -> list[Moment]:
         """What was said from begin_s to end_s, with the truth of the same instants."""
         truths, statuses = list(self._truths), list(self._statuses)
-        stamps = np.array([_seconds(m.header.stamp) for m in truths])
+        stamps = np.array([seconds(m.header.stamp) for m in truths])
         found = []
         for status in statuses:
-            now_s = _seconds(status.header.stamp)
+            now_s = seconds(status.header.stamp)
             after = int(np.searchsorted(stamps, np.float64(now_s)))
             if not begin_s <= now_s < end_s or not 0 < after < len(stamps):
                 continue
@@ -168,10 +164,6 @@ def _moment(now_s: float, status: Any, before: Any, after: Any, share: float, fi
     )
 
 
-def _seconds(stamp: Any) -> float:
-    return float(stamp.sec) + 1e-9 * float(stamp.nanosec)
-
-
 def world_settings(plan: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     """Parameters of the world node."""
     return {'robot_motion': 'cmd_vel', **plan['world'], **run}
@@ -189,8 +181,7 @@ def one_run(
         'robot': {**parameters, 'link.emulate.trace': str(HERE / 'data' / plan['link'])},
     }
     for name, values in files.items():
-        text = yaml.safe_dump({'/**': {'ros__parameters': values}})
-        (folder / f'{name}.yaml').write_text(text)
+        parameters_file(folder, name, values)
     models = folder / 'models.yaml'
     processes, recorder = Processes(folder), Recorder()
     common = (f'models_file:={models}', 'threads:=1')
@@ -212,7 +203,7 @@ def one_run(
         )
         begun_s = time.monotonic()
         while recorder.first_s() is None:
-            _check(processes, folder)
+            check(processes, folder)
             if time.monotonic() - begun_s > START_LIMIT_S:
                 raise RunError(f'nobody was followed within {START_LIMIT_S:.0f} s: see {folder}')
             time.sleep(0.1)
@@ -221,13 +212,13 @@ def one_run(
         recorder.robot_s.clear()
         end_s = first_s + plan['duration_s']
         told_s = 0.0
-        while _seconds(recorder.newest.header.stamp) < end_s + 0.5:
-            _check(processes, folder)
+        while seconds(recorder.newest.header.stamp) < end_s + 0.5:
+            check(processes, folder)
             time.sleep(0.2)
             if time.monotonic() - told_s > 30:
                 told_s = time.monotonic()
                 now = recorder.newest
-                at_s = _seconds(now.header.stamp) - first_s
+                at_s = seconds(now.header.stamp) - first_s
                 console.print(f'  {at_s:.0f} s, {now.mode}, {now.result_hz:.1f} Hz', style='dim')
     finally:
         processes.stop_all()
@@ -248,12 +239,6 @@ def own_ms(plan: dict[str, Any], models_file: Path, console: Console) -> float:
     trial = {**plan, 'duration_s': TRIAL_S}
     run = {'seed': TRIAL_SEED, 'light': 1}
     return one_run(trial, run, {f'{MODEL}.strategy': 'device'}, 1.0, folder, console)[1]
-
-
-def _check(processes: Processes, folder: Path) -> None:
-    ended = processes.ended()
-    if ended:
-        raise RunError(f'{ended} ended by itself: see {folder / ended}.log')
 
 
 def figures_of(moments: list[Moment], plan: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:

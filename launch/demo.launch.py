@@ -17,13 +17,24 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 
-def choose_motion(context):
-    """Whoever follows a person drives by cmd_vel."""
-    motion = context.launch_configurations['motion']
-    follows = motion == 'follow'
+def choose_app(context):
+    """Applications drive by cmd_vel: the follower if it runs, else the navigator."""
+    app = context.launch_configurations['app']
+    follows, navigates = app in ('kapao', 'both'), app in ('agrnav', 'both')
+    alone = app == 'agrnav'
+    models = {'none': '', 'both': 'kapao,agrnav'}.get(app, app)
+    chosen = {
+        'models': context.launch_configurations['models'] or models,
+        'robot_motion': context.launch_configurations['motion'] if app == 'none' else 'cmd_vel',
+        'follows': follows,
+        'navigates': navigates,
+        'navigator_drives': alone,
+        'robot_flies': alone,
+        'goal_every_s': '20.0' if alone else '0.0',
+    }
     return [
-        SetLaunchConfiguration('robot_motion', 'cmd_vel' if follows else motion),
-        SetLaunchConfiguration('follows', 'true' if follows else 'false'),
+        SetLaunchConfiguration(key, str(value).lower() if isinstance(value, bool) else value)
+        for key, value in chosen.items()
     ]
 
 
@@ -50,6 +61,11 @@ def generate_launch_description():
                 description='models.yaml, read by robot and server',
             ),
             DeclareLaunchArgument(
+                'models',
+                default_value='',
+                description='which of its models run; empty: those of the app, without one all',
+            ),
+            DeclareLaunchArgument(
                 'server',
                 default_value='true',
                 choices=['true', 'false'],
@@ -58,12 +74,19 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 'motion',
                 default_value='patrol',
-                choices=['patrol', 'cmd_vel', 'follow'],
-                description='the robot drives a tour by itself, obeys cmd_vel, or follows a person',
+                choices=['patrol', 'cmd_vel'],
+                description='without an app: the robot drives a tour by itself, or obeys cmd_vel',
+            ),
+            DeclareLaunchArgument(
+                'app',
+                default_value='none',
+                choices=['none', 'kapao', 'agrnav', 'both'],
+                description='kapao: follow a person; agrnav: fly and drive to random places; both: '
+                'follow, and complete the map on the way',
             ),
             DeclareLaunchArgument('seed', default_value='0', description='which room is built'),
             DeclareLaunchArgument('people', default_value='1', description='how many walk in it'),
-            OpaqueFunction(function=choose_motion),
+            OpaqueFunction(function=choose_app),
             included('middleware.launch.py'),
             Node(
                 package='offload_ros',
@@ -79,6 +102,12 @@ def generate_launch_description():
                         'person_count': ParameterValue(
                             LaunchConfiguration('people'), value_type=int
                         ),
+                        'robot_flies': ParameterValue(
+                            LaunchConfiguration('robot_flies'), value_type=bool
+                        ),
+                        'goal_every_s': ParameterValue(
+                            LaunchConfiguration('goal_every_s'), value_type=float
+                        ),
                     },
                 ],
             ),
@@ -86,6 +115,7 @@ def generate_launch_description():
                 'robot.launch.py',
                 namespace=LaunchConfiguration('namespace'),
                 models_file=LaunchConfiguration('models_file'),
+                models=LaunchConfiguration('models'),
                 params_file=os.path.join(config, 'robot.yaml'),
                 threads='1',
                 use_sim_time='true',
@@ -97,6 +127,13 @@ def generate_launch_description():
                 tracker_file=os.path.join(config, 'tracker_world.yaml'),
                 use_sim_time='true',
             ),
+            included(
+                'navigator.launch.py',
+                IfCondition(LaunchConfiguration('navigates')),
+                namespace=LaunchConfiguration('namespace'),
+                drive=LaunchConfiguration('navigator_drives'),
+                use_sim_time='true',
+            ),
             # Arguments of an included file stay set for the next ones: a server has no namespace,
             # and parameters of its own.
             included(
@@ -106,6 +143,7 @@ def generate_launch_description():
                 params_file=os.path.join(config, 'server.yaml'),
                 threads='1',  # three processes share this machine
                 models_file=LaunchConfiguration('models_file'),
+                models=LaunchConfiguration('models'),
             ),
         ]
     )

@@ -26,6 +26,11 @@ def generate_launch_description():
                 description='models.yaml: models, their topics, deadlines and strategies',
             ),
             DeclareLaunchArgument(
+                'models',
+                default_value='',
+                description='which models of the file, e.g. kapao,agrnav; empty: all',
+            ),
+            DeclareLaunchArgument(
                 'params_file',
                 default_value=os.path.join(config, 'robot.yaml'),
                 description='parameters of the offload manager',
@@ -77,6 +82,7 @@ def generate_launch_description():
                     LaunchConfiguration('params_file'),
                     {
                         'models_file': LaunchConfiguration('models_file'),
+                        'models': ParameterValue(LaunchConfiguration('models'), value_type=str),
                         'device': LaunchConfiguration('device'),
                         'key_file': LaunchConfiguration('key_file'),
                         'threads': ParameterValue(LaunchConfiguration('threads'), value_type=int),

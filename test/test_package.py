@@ -123,8 +123,14 @@ def test_shipped_configuration_is_valid() -> None:
     from offload_ros.models.config_file import load_models_file
 
     configs = load_models_file(ROOT / 'config' / 'models.yaml')
-    assert [config.name for config in configs] == ['classifier', 'scene', 'kapao']
+    assert [config.name for config in configs] == ['classifier', 'scene', 'kapao', 'agrnav']
     (kapao,) = load_models_file(ROOT / 'config' / 'models_kapao.yaml')
     assert [each.variant for each in (kapao, *kapao.alternatives)] == ['t', 's', 'm', 'l']
+    (agrnav,) = load_models_file(ROOT / 'config' / 'models_agrnav.yaml')
+    assert [each.variant for each in (agrnav, *agrnav.alternatives)] == [
+        'small',
+        'published',
+        'plain',
+    ]
     for file in ('robot.yaml', 'server.yaml', 'tracker.yaml', 'world.yaml'):
         assert '/**' in yaml.safe_load((ROOT / 'config' / file).read_text())

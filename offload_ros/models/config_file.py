@@ -17,8 +17,9 @@ from offload_ros.models.errors import ConfigError
 Built = TypeVar('Built')
 
 
-def load_models_file(path: str | Path) -> list[ModelConfig]:
-    """Read ``models.yaml``. ``ConfigError`` names file, model, key and remedy."""
+def load_models_file(path: str | Path, only: str = '') -> list[ModelConfig]:
+    """Read ``models.yaml``; of its models those named in ``only``, by commas, or all.
+    ``ConfigError`` names file, model, key and remedy."""
     path = Path(path)
     try:
         text = path.read_text(encoding='utf-8')
@@ -29,9 +30,18 @@ def load_models_file(path: str | Path) -> list[ModelConfig]:
     except UnicodeDecodeError:
         raise ConfigError(f'{path}: not a text file') from None
     try:
-        return parse_models(text, base=path.parent)
+        return _chosen(parse_models(text, base=path.parent), only)
     except ConfigError as error:
         raise ConfigError(f'{path}: {error}') from None
+
+
+def _chosen(configs: list[ModelConfig], only: str) -> list[ModelConfig]:
+    names = [name.strip() for name in only.split(',') if name.strip()]
+    known = [config.name for config in configs]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"there is no model '{name}' (there are: {', '.join(known)})")
+    return [config for config in configs if not names or config.name in names]
 
 
 def parse_models(text: str, base: Path | None = None) -> list[ModelConfig]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,23 +91,48 @@ class MapAttention(nn.Module):
         return self.fc_o(self.fc_v(tokens) * context).reshape(x.shape)  # type: ignore[no-any-return]
 
 
+class HeightLast(nn.Conv3d):
+    """A convolution over (w, d, h) whose kernel loads and is saved as the published one, (h, w, d).
+
+    PyTorch takes its slow kernel on CPUs for a single sample where channels times the first two
+    axes are few, as with a height of 16 among them: that took twenty times as long.
+    """
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        name = prefix + 'weight'
+        published = state_dict.get(name)
+        if published is not None and published.dim() == 5:
+            # Contiguous: what a convolution adds up in which order depends on the strides.
+            state_dict[name] = published.permute(0, 1, 3, 4, 2).contiguous()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if published is not None:
+            state_dict[name] = published
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        name = prefix + 'weight'
+        destination[name] = destination[name].permute(0, 1, 4, 2, 3).contiguous()
+
+
 class SegmentationHead(nn.Module):
-    """(B, 1, h, w, d) to logits (B, classes, h, w, d): three dilations side by side."""
+    """(B, 1, w, d, h) to logits (B, classes, w, d, h): three dilations side by side."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.conv0 = nn.Conv3d(1, HEAD, 3, padding=1)
+        self.conv0 = HeightLast(1, HEAD, 3, padding=1)
 
         def branches() -> nn.ModuleList:
             return nn.ModuleList(
-                nn.Conv3d(HEAD, HEAD, 3, padding=each, dilation=each, bias=False)
+                HeightLast(HEAD, HEAD, 3, padding=each, dilation=each, bias=False)
                 for each in DILATIONS
             )
 
         self.conv1, self.conv2 = branches(), branches()
         self.bn1 = nn.ModuleList(nn.BatchNorm3d(HEAD) for _ in DILATIONS)
         self.bn2 = nn.ModuleList(nn.BatchNorm3d(HEAD) for _ in DILATIONS)
-        self.conv_classes = nn.Conv3d(HEAD, classes, 3, padding=1)
+        self.conv_classes = HeightLast(HEAD, classes, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.conv0(x[:, None]))
@@ -186,5 +212,5 @@ class ScoNetwork(nn.Module):
         c = self.conv_out_scale_1_2(c)
         parts = (self.deconv1_2(c), full, self.deconv_1_4__1_1(b), self.deconv_1_8__1_1(a))
         merged = functional.relu(self.conv1_1(torch.cat(parts, 1)))
-        logits: Tensor = self.seg_head_1_1(merged)  # (B, classes, H, W, D)
-        return logits.permute(0, 1, 3, 2, 4)
+        logits: Tensor = self.seg_head_1_1(merged.permute(0, 2, 3, 1))  # (B, classes, W, D, H)
+        return logits.permute(0, 1, 2, 4, 3)

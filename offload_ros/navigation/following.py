@@ -102,6 +102,12 @@ class Timed:
         bad = np.flatnonzero(~space.fits(places[ahead]))
         return float(times[ahead][bad[0]] - begun) if len(bad) else None
 
+    def ahead(self, now_s: float) -> Floats:
+        """Return places (N, 3) along what is left of it."""
+        times, places = self._path
+        left: Floats = places[times >= min(self.phase(now_s)[0], times[-1])]
+        return left
+
     def price(self, space: Space, from_s: float, air_price: float) -> float:
         """Return what is left from a time on, in seconds; those in the air count air_price."""
         times, places = self._path

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offload_ros.navigation.destination import Destination, Whither
+from offload_ros.navigation.doubts import CLOSED, doubt, planned_from_rest, takes_off
 from offload_ros.navigation.following import Setpoint, Timed
 from offload_ros.navigation.plan_config import PlanConfig
 from offload_ros.navigation.planner import Plan, Planner, Status
@@ -25,6 +26,7 @@ from offload_ros.tracking.checks import Floats, finite, require
 _REACTION_S = 0.1  # from noticing to braking
 _BACK_S = 1.0  # by which a clock that goes back began anew; a message may just be late
 _CLOSER_M = 0.2
+_SAME_PLACE_M, _HELD_MPS, _FELT_VOXELS = 0.15, 0.1, 3.0
 
 
 class Replanning:
@@ -50,6 +52,7 @@ class Replanning:
 
     def _begin_anew(self) -> None:
         self._goal: Floats | None = None
+        self._held = np.full(3, np.inf)
         self._outcome = Outcome.OPEN
         self._status: Status | None = None
         self._end: Destination | None = None
@@ -133,6 +136,8 @@ class Replanning:
         self._goal = finite('goal', place, (3,)).copy()
         self._outcome, self._status, self._stage_m = Outcome.OPEN, None, math.inf
         self._retry_s = self._failed_s = -math.inf
+        self._held = np.full(3, np.inf)
+        self.voxels.trust()
 
     # ---- what goes out
 
@@ -220,7 +225,8 @@ class Replanning:
             return
         if now_s < self._retry_s:
             return
-        plan = self.planner.plan(self.space(), self._place, goal)
+        plan = planned_from_rest(self.planner, self.voxels, self.space(), self._place, goal)
+        self._space = None  # predictions may be doubted now
         self._status, self._reason, self._end = plan.status, plan.status.value, plan.end
         circles = plan.status is Status.OK and not self._nearer(plan, goal)
         if circles:
@@ -236,6 +242,14 @@ class Replanning:
         if now_s - self._failed_s >= self.config.give_up_s:
             self._planned = None
             self._goal, self._outcome, self._state = None, Outcome.GIVEN_UP, State.WAITING
+
+    def _goes_on(self, now_s: float) -> bool:
+        """Do without predictions on the present motion; return whether nothing else is on it."""
+        if not self.voxels.predicted.any():
+            return False
+        doubt(self.voxels, self._builder.body, self._motions[-1].ahead(now_s))
+        self._space = None
+        return self._blocked_in(now_s) is None
 
     def _nearer(self, plan: Plan, goal: Floats) -> bool:
         """Return whether a stage ends nearer to a goal outside the map than all before."""
@@ -257,6 +271,7 @@ class Replanning:
             self._at_the_end(now_s, newest, self._goal)
             return
         if math.dist(current.at(self._pose_s).position, self._place) > self.config.off_motion_m:
+            self._feel(current.at(self._pose_s).position)
             self._brake(now_s, 'the robot is not where it should be')
             return
         if newest.plan.status is Status.ESCAPE:
@@ -270,12 +285,28 @@ class Replanning:
             if blocked_s < lead_s + stopping_s + _REACTION_S:
                 self._brake(now_s, 'something is in the way, and near')
             elif now_s >= self._retry_s:
-                self._replan(now_s, self._goal, 'something is in the way', must=True)
+                self._replan(now_s, self._goal, 'something is in the way', True, blocked=True)
         elif math.dist(newest.asked, self._goal) > self.config.goal_moved_m:
             if not self._replan(now_s, self._goal, 'the goal moved', must=True):
                 self._brake(now_s, f'the goal moved: {self._reason}')
         elif self._due(now_s, newest):
             self._replan(now_s, self._goal, '', must=False)
+
+    def _feel(self, due: Floats) -> None:
+        """Where the robot is held a second time in the same place, something is that no ray meets:
+        it is marked ahead, in the direction of where the robot should be, (3,)."""
+        held = math.dist(self._held, self._place) < _SAME_PLACE_M
+        self._held = self._place.copy()
+        ahead = due - self._place
+        far = math.hypot(*ahead[:2])
+        if not held or far < 1e-6 or math.sqrt(float((self._velocity**2).sum())) > _HELD_MPS:
+            return
+        body, step = self._builder.body, self.voxels.config.resolution_m
+        # Far enough not to shut the robot in.
+        apart = max(body.ground_radius_m, body.air_radius_m) + _FELT_VOXELS * step
+        place = self._place + np.array([*(ahead[:2] / far * apart), 0.0])
+        self.voxels.feel(place, step, body.ground_height_m)
+        self._space = None
 
     def _due(self, now_s: float, newest: Timed) -> bool:
         config = self.config
@@ -292,8 +323,11 @@ class Replanning:
             found = None if found is None else found + newest.begins_s - now_s
         return found
 
-    def _replan(self, now_s: float, goal: Floats, reason: str, must: bool) -> bool:
-        """Plan from where the robot will be; return whether a new motion takes over there."""
+    def _replan(
+        self, now_s: float, goal: Floats, reason: str, must: bool, blocked: bool = False
+    ) -> bool:
+        """Plan from where the robot will be; return whether a new motion takes over there, or a
+        blocked one may go on."""
         config, space = self.config, self.space()
         self._state, self._reason = State.REPLANNING, reason
         begins_s = now_s + config.lead_s
@@ -307,7 +341,9 @@ class Replanning:
         self._state = State.FOLLOWING
         if plan.status is not Status.OK or plan.elapsed_s > config.lead_s:
             self._reason = plan.status.value if plan.status is not Status.OK else 'planned too late'
-            return False
+            return blocked and plan.status in CLOSED and self._goes_on(now_s)
+        if blocked and takes_off(space, plan) and self._goes_on(now_s):
+            return True
         new = Timed(plan, goal, begins_s)
         if not must and not self._better(new, running, goal):
             return False

@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt
 
 from offload_ros.navigation.rays import Cells, traversed
 from offload_ros.navigation.voxels import GridPose, VoxelGrid
@@ -93,6 +94,8 @@ class VoxelMap:
         self._odds = _layers(self.config.shape, np.float32)
         self._seen = _layers(self.config.shape, np.bool_)
         self._predicted = _layers(self.config.shape, np.bool_)
+        self._doubted = _layers(self.config.shape, np.bool_)
+        self._felt = _layers(self.config.shape, np.bool_)
 
     @property
     def low(self) -> Floats:
@@ -163,7 +166,7 @@ class VoxelMap:
         scaled = pose.out_of(points) / self.config.resolution_m
         # Rounded first: a middle that should lie on a plane lies a hair beside it.
         cells = self._inside(np.floor(np.round(scaled, 6)).astype(np.int64) - self.corner)
-        self._predicted[cells] = ~self.free[cells] & ~self.occupied[cells]
+        self._predicted[cells] = ~(self.free[cells] | self.occupied[cells] | self._doubted[cells])
 
     def _touched(self, cells: Cells, grid: VoxelGrid, pose: GridPose) -> Bools:
         """Return which voxels (N, 3) reach into a grid, also those whose middles do not."""
@@ -178,6 +181,10 @@ class VoxelMap:
 
         That is an upright cylinder above place (3,), metres; whole voxels whose middles are in it.
         """
+        self._predicted &= ~self._cylinder(place, radius_m, height_m)
+
+    def _cylinder(self, place: npt.ArrayLike, radius_m: float, height_m: float) -> Bools:
+        """Return the voxels (X, Y, Z) whose middles are in an upright cylinder above place (3,)."""
         x, y, z = finite('place', place, (3,)).tolist()
         step = self.config.resolution_m
         axes = [
@@ -186,8 +193,40 @@ class VoxelMap:
         ]
         flat = (axes[0][:, None] - x) ** 2 + (axes[1] - y) ** 2 <= radius_m**2
         high = (axes[2] >= z) & (axes[2] <= z + height_m)
-        columns = np.nonzero(flat)
-        self._predicted[columns] &= ~high
+        marked = _layers(self.config.shape, np.bool_)
+        marked[np.nonzero(flat)] = high
+        return marked
+
+    def doubt(self, places: npt.ArrayLike, radius_m: float, height_m: float) -> None:
+        """Believe no prediction on a way until ``trust``.
+
+        That is in all columns within radius_m of places (N, 3), metres, between radius_m below the
+        lowest and height_m above the highest of them.
+        """
+        way = finite('places', places, (None, 3))
+        config = self.config
+        near = np.ones(config.shape[:2], np.bool_)
+        cells = np.floor(way[:, :2] / config.resolution_m + 1e-9).astype(np.int64) - self.corner[:2]
+        near[self._columns(cells)] = False
+        apart = distance_transform_edt(near, sampling=config.resolution_m)
+        heights = (np.arange(config.shape[2]) + self.corner[2] + 0.5) * config.resolution_m
+        level = (heights >= way[:, 2].min() - radius_m) & (heights <= way[:, 2].max() + height_m)
+        self._doubted |= (apart <= radius_m)[:, :, None] & level
+        self._predicted &= ~self._doubted
+
+    def trust(self) -> None:
+        """Believe predictions everywhere again, as they come; forget what was felt."""
+        self._doubted[:] = False
+        self._felt[:] = False
+
+    def feel(self, place: npt.ArrayLike, radius_m: float, height_m: float) -> None:
+        """Take an upright cylinder above place (3,), metres, as occupied whatever rays say, until
+        ``trust``: the robot was held there by what no ray meets."""
+        self._felt |= self._cylinder(place, radius_m, height_m)
+
+    def _columns(self, cells: Cells) -> tuple[Cells, ...]:
+        kept = cells[((cells >= 0) & (cells < self.config.shape[:2])).all(1)]
+        return tuple(kept.T)
 
     def _inside(self, cells: Cells) -> tuple[Cells, ...]:
         """Return the indices along x, y and z of those voxels (N, 3) that the map has."""
@@ -211,13 +250,16 @@ class VoxelMap:
         self._odds = _moved(self._odds, x, y)
         self._seen = _moved(self._seen, x, y)
         self._predicted = _moved(self._predicted, x, y)
+        self._doubted = _moved(self._doubted, x, y)
+        self._felt = _moved(self._felt, x, y)
         self.corner = self.corner + np.array([x, y, 0])
         return True
 
     @property
     def occupied(self) -> Bools:
-        """Voxels (X, Y, Z) that were observed to be occupied."""
-        return np.asarray(self._odds >= np.float32(_logit(self.config.occupied_min) - 1e-4))
+        """Voxels (X, Y, Z) that were observed to be occupied, or felt."""
+        seen = self._odds >= np.float32(_logit(self.config.occupied_min) - 1e-4)
+        return np.asarray(seen | self._felt)
 
     @property
     def free(self) -> Bools:
@@ -241,7 +283,7 @@ class VoxelMap:
             )
             columns = marked[:, :, low:top].any(2)
             marked[:, :, low:top] |= columns[:, :, None]
-        return np.asarray(marked & ~self.free & ~self.occupied)
+        return np.asarray(marked & ~self.free & ~self.occupied & ~self._doubted)
 
     @property
     def blocked(self) -> Bools:

@@ -30,7 +30,7 @@ class ManagedNode(LifecycleNode):
     """
 
     # Parameters that ``configure`` and ``activate`` read once.
-    FIXED_WHEN_CONFIGURED: tuple[str, ...] = ('models_file', 'device', 'key_file')
+    FIXED_WHEN_CONFIGURED: tuple[str, ...] = ('models_file', 'models', 'device', 'key_file')
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

@@ -6,12 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 import math
-import os
 from pathlib import Path
 import queue
 from typing import Any
 
-from ament_index_python.packages import get_package_share_directory
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where Humble has it
@@ -24,14 +22,20 @@ from offload_ros.cuts.errors import CutFailed
 from offload_ros.graph.of_model import example_inputs
 from offload_ros.graph.profiling import ProfilingError, Subject
 from offload_ros.intra_dp.message_costs import message_costs
-from offload_ros.models.config_file import load_models_file
 from offload_ros.models.errors import ConfigError
 from offload_ros.msg import OffloadStatus
 from offload_ros.nodes.diagnostics import manager_diagnostics
 from offload_ros.nodes.managed import BringUpError, ManagedNode
 from offload_ros.nodes.messages import model_status_message
 from offload_ros.nodes.model_slot import ModelSlot
-from offload_ros.nodes.parameters import declare, key_of_node, pacer_of_node, value_of
+from offload_ros.nodes.parameters import (
+    declare,
+    declare_models,
+    key_of_node,
+    models_of_node,
+    pacer_of_node,
+    value_of,
+)
 from offload_ros.nodes.process import run_node
 from offload_ros.nodes.profile_service import ProfileService
 from offload_ros.nodes.server_contacts import ServerContacts
@@ -69,10 +73,7 @@ class OffloadManager(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__('offload_manager')
-        default_file = os.path.join(
-            get_package_share_directory('offload_ros'), 'config', 'models.yaml'
-        )
-        declare(self, 'models_file', default_file, 'models.yaml; read when configured')
+        declare_models(self)
         declare(self, 'device', 'cpu', 'where the robot computes: cpu, cuda; read when configured')
         threads = declare(
             self, 'threads', 0, 'CPU threads of one operator; 0: all cores', 0, 1024, read_only=True
@@ -112,7 +113,7 @@ class OffloadManager(ManagedNode):
     def configure(self) -> None:
         """Read models.yaml; declare each model's parameters and its result topic."""
         device = value_of(self, 'device')
-        for config in load_models_file(value_of(self, 'models_file')):
+        for config in models_of_node(self):
             statistics = self._statistics[config.name]
             self._slots[config.name] = ModelSlot(self, config, device, self._later.put, statistics)
         self._status = self.create_publisher(OffloadStatus, 'offload/status', STATUS)

@@ -39,6 +39,13 @@ SETTINGS: dict[str, Setting] = {
         fixed=True,
     ),
     'resolution_m': Setting(_VOXELS.resolution_m, 'edge of the map (m)', 0.05, 0.5, True),
+    'hit_probability': Setting(
+        0.85,
+        'that a voxel is occupied in which one ray ended; AGRNav has 0.65, which loses thin poles',
+        0.51,
+        0.99,
+        True,
+    ),
     'map_length_m': Setting(_VOXELS.length_m, 'width and depth of the map (m)', 5.0, 50.0, True),
     'map_height_m': Setting(3.0, 'height of the map (m)', 0.5, 10.0, True),
     'flies': Setting(True, 'the robot can fly: cmd_vel.linear.z lifts it', fixed=True),
@@ -81,6 +88,7 @@ def declare_all(node: Node) -> NavigationConfig:
         resolution_m=v['resolution_m'],
         length_m=v['map_length_m'],
         height_m=v['map_height_m'],
+        hit=v['hit_probability'],
         margin_m=min(_VOXELS.margin_m, 0.3 * v['map_length_m']),
         columns=v['columns'],
     )

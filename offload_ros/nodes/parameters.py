@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+import os
 import sys
 from typing import Any
 
+from ament_index_python.packages import get_package_share_directory
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
+from offload_ros.models.config import ModelConfig
+from offload_ros.models.config_file import load_models_file
 from offload_ros.models.errors import ConfigError
 from offload_ros.robot.pacing import Pacer
 from offload_ros.wire.key_file import PresharedKey, load_key
@@ -38,6 +42,20 @@ def declare(
             ]
     node.declare_parameter(name, default, descriptor)
     return value_of(node, name)
+
+
+def declare_models(node: Node) -> None:
+    """Declare which models the node has."""
+    share = get_package_share_directory('offload_ros')
+    default = os.path.join(share, 'config', 'models.yaml')
+    declare(node, 'models_file', default, 'models.yaml; read when configured')
+    text = 'which models of the file, by commas; empty: all; read when configured'
+    declare(node, 'models', '', text)
+
+
+def models_of_node(node: Node) -> list[ModelConfig]:
+    """The models that ``declare_models`` asks for; ``ConfigError`` says what is wrong."""
+    return load_models_file(value_of(node, 'models_file'), value_of(node, 'models'))
 
 
 def value_of(node: Node, name: str) -> Any:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-import os
 import queue
 import threading
 from typing import Any
 
-from ament_index_python.packages import get_package_share_directory
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where Humble has it
@@ -20,12 +18,18 @@ from offload_ros.amot.host import AmotHost
 from offload_ros.cuts.host import GraphHost
 from offload_ros.graph.profiling import ProfilingError, Subject
 from offload_ros.models.config import ModelConfig
-from offload_ros.models.config_file import load_models_file
 from offload_ros.models.errors import ConfigError, ModelError
 from offload_ros.models.model import Model, load_model
 from offload_ros.nodes.diagnostics import server_diagnostics
 from offload_ros.nodes.managed import BringUpError, ManagedNode
-from offload_ros.nodes.parameters import declare, key_of_node, pacer_of_node, value_of
+from offload_ros.nodes.parameters import (
+    declare,
+    declare_models,
+    key_of_node,
+    models_of_node,
+    pacer_of_node,
+    value_of,
+)
 from offload_ros.nodes.process import give_back_freed_memory, run_node
 from offload_ros.nodes.profile_service import ProfileService
 from offload_ros.nodes.robot_contacts import RobotContacts
@@ -43,14 +47,11 @@ LATER_S = 0.05  # how long a finished loading may wait for its answer
 class OffloadServer(ManagedNode):
     """Lifecycle, topics and timers around ``Engine``."""
 
-    FIXED_WHEN_CONFIGURED = ('models_file', 'device', 'queue_limit', 'key_file')
+    FIXED_WHEN_CONFIGURED = ('models_file', 'models', 'device', 'queue_limit', 'key_file')
 
     def __init__(self) -> None:
         super().__init__('offload_server')
-        default_file = os.path.join(
-            get_package_share_directory('offload_ros'), 'config', 'models.yaml'
-        )
-        declare(self, 'models_file', default_file, 'models.yaml; read when configured')
+        declare_models(self)
         declare(self, 'device', 'cpu', 'where to compute: cpu, cuda, cuda:1; read when activated')
         threads = declare(
             self, 'threads', 0, 'CPU threads of one operator; 0: all cores', 0, 1024, True
@@ -133,7 +134,7 @@ class OffloadServer(ManagedNode):
 
     def configure(self) -> None:
         """Read models.yaml, create the diagnostics' topic."""
-        configs = load_models_file(value_of(self, 'models_file'))
+        configs = models_of_node(self)
         self._configs = {config.name: config for config in configs}
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._publishers = [self._diagnostics]

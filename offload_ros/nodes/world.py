@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import Any
 
-from geometry_msgs.msg import Twist
+from geometry_msgs.msg import PoseStamped, Twist
 from nav_msgs.msg import Odometry
+import numpy as np
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType  # type: ignore[attr-defined]  # where Humble has it
 from rclpy.node import Node
@@ -22,12 +24,14 @@ from offload_ros.nodes import world_messages as to_message
 from offload_ros.nodes import world_parameters
 from offload_ros.nodes.process import run_node
 from offload_ros.sim import World
+from offload_ros.sim.robot import Pose
 from offload_ros.sim.world import STEP_S
 
 TICK_S = 0.02
 # More simulated time than this is never owed: a world that cannot keep up slows down.
 LONGEST_DEBT_S = 0.1
 SLOW_FACTOR = 0.95
+GOAL_APART_M = 4.0  # of a place to go to from the robot, if there is one
 
 
 class WorldNode(Node):  # type: ignore[misc]
@@ -53,6 +57,8 @@ class WorldNode(Node):  # type: ignore[misc]
         self._publish_static_transforms()
         self._due_s = dict.fromkeys(('camera', 'cloud', 'scan', 'odom', 'ground_truth'), 0.0)
         self._waiting_depth: Any = None
+        self._goal_s = -math.inf  # when a place to go to was published last
+        self._goal_rng = np.random.default_rng([self._settings['seed'], 12])
         self._achieved = 1.0
         self._debt_s = 0.0
         self._clocked_s = 0.0
@@ -80,6 +86,7 @@ class WorldNode(Node):  # type: ignore[misc]
         self._scan = make(LaserScan, 'scan', sensor)
         self._odom = make(Odometry, 'odom', state)
         self._truth = make(GroundTruth, 'ground_truth', state)
+        self._goal = make(PoseStamped, 'goal_pose', state)
         self._factor = make(Float32, 'real_time_factor', state)
         self._tf = make(TFMessage, '/tf', QoSProfile(depth=100))
         self._tf_static = make(
@@ -175,6 +182,16 @@ class WorldNode(Node):  # type: ignore[misc]
             self._due_s[sensor] = max(due_s + 1 / rate, now_s)
             self._publish_clock()
             getattr(self, f'_publish_{sensor}')(to_message.stamp_of(now_s))
+        every_s = self._settings['goal_every_s']
+        if every_s > 0 and now_s - self._goal_s >= every_s and self._goal.get_subscription_count():
+            self._goal_s = now_s
+            self._publish_goal(to_message.stamp_of(now_s))
+
+    def _publish_goal(self, stamp: Any) -> None:
+        robot = self._world.robot
+        place = self._world.destination(GOAL_APART_M, self._goal_rng)
+        here = robot.odometry.then(robot.pose.inverse().then(Pose(*place)))
+        self._goal.publish(to_message.goal_message(here, stamp, self._frames['odom']))
 
     def _publish_camera(self, stamp: Any) -> None:
         frame = self._frames['camera_optical_frame']

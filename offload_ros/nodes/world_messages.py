@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Point, Pose, TransformStamped
+from geometry_msgs.msg import Point, Pose, PoseStamped, TransformStamped
 from nav_msgs.msg import Odometry
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,18 @@ def image_message(picture: npt.NDArray[Any], stamp: Any, frame: str) -> Any:
     message.encoding = 'rgb8' if picture.ndim == 3 else '32FC1'
     message.step = message.width * picture.itemsize * (3 if picture.ndim == 3 else 1)
     message.data = _packed('B', picture)
+    return message
+
+
+def goal_message(place: FloorPose, stamp: Any, frame: str) -> Any:
+    """Return a place on the floor as PoseStamped."""
+    message = PoseStamped()
+    message.header.stamp, message.header.frame_id = stamp, frame
+    message.pose.position.x, message.pose.position.y = place.x, place.y
+    message.pose.orientation.z, message.pose.orientation.w = (
+        math.sin(place.yaw / 2),
+        math.cos(place.yaw / 2),
+    )
     return message
 
 

@@ -57,6 +57,8 @@ class Setting:
 
 SETTINGS: dict[str, Setting] = {
     'seed': Setting(0, 'Seed of the world: equal seeds give equal worlds.', 0, 2**31 - 1, True),
+    'room_length_m': Setting(10.0, 'Length of the room, m.', 4.0, 20.0, True),
+    'room_width_m': Setting(8.0, 'Width of the room, m.', 4.0, 20.0, True),
     'object_count': Setting(20, 'Number of objects in the room.', 0, 60, True),
     'person_count': Setting(1, 'Number of walking people.', 0, 6, True),
     'person_pause_s': Setting(
@@ -103,6 +105,12 @@ SETTINGS: dict[str, Setting] = {
     'odom_hz': Setting(30.0, 'Rate of odometry and transforms, Hz; 0 is off.', 0.0, 100.0),
     'ground_truth_hz': Setting(10.0, 'Rate of the ground truth, Hz; 0 is off.', 0.0, 100.0),
     'person_speed_mps': Setting(0.8, 'Walking speed of people, m/s.', 0.1, 2.0),
+    'goal_every_s': Setting(
+        0.0,
+        'A random free place goes out on goal_pose so often, simulated seconds; 0 is never.',
+        0.0,
+        3600.0,
+    ),
     'cmd_vel_timeout_ms': Setting(
         500, 'The robot stops when no command came for so many simulated milliseconds.', 50, 10000
     ),
@@ -148,6 +156,8 @@ def world_config(values: dict[str, Any]) -> WorldConfig:
     flies = values['robot_flies']
     low = {'height_m': 0.35} if flies else {}
     return WorldConfig(
+        length_m=values['room_length_m'],
+        width_m=values['room_width_m'],
         object_count=values['object_count'],
         light=values['light'],
         camera=CameraConfig(

@@ -163,7 +163,8 @@ class WorldConfig:
     """The whole world. Same configuration and same seed: same world, same pictures.
 
     ``kinds`` names the kinds of objects to draw from; empty stands for all. Every kind of the list
-    is used once before one is used twice. ``light`` is a seed of direction, strength and tint of
+    is used once before one is used twice. ``object_scale``: how many times their usual size objects
+    are. ``light`` is a seed of direction, strength and tint of
     the light; 0 is even white light. ``air``: the robot also flies.
     """
 
@@ -173,6 +174,7 @@ class WorldConfig:
     inner_wall: bool = True
     object_count: int = 20
     kinds: tuple[str, ...] = ()
+    object_scale: float = 1.0
     light: int = 0
     camera: CameraConfig = field(default_factory=CameraConfig)
     lidar: LidarConfig = field(default_factory=LidarConfig)
@@ -187,6 +189,7 @@ class WorldConfig:
         _within('width_m', self.width_m, 4, 20)
         _within('wall_height_m', self.wall_height_m, 2.3, 5)
         _within('object_count', self.object_count, 0, 60)
+        _within('object_scale', self.object_scale, 0.5, 2.0)
         _within('light', self.light, 0, 2**31 - 1)
         unknown = [name for name in self.kinds if name not in KINDS]
         _require(not unknown, f'kinds has {unknown}; it may name {sorted(KINDS)}')

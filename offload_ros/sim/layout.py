@@ -12,7 +12,7 @@ from offload_ros.sim.config import WorldConfig
 from offload_ros.sim.freespace import FreeSpace, Obstacles
 from offload_ros.sim.objects import KINDS, size_of
 from offload_ros.sim.room import Room
-from offload_ros.sim.shapes import Array, Shape, footprint
+from offload_ros.sim.shapes import Array, Shape, footprint, scaled
 
 # Nobody is taller, so what begins above this height blocks nobody.
 HEADROOM_M = 1.95
@@ -75,7 +75,7 @@ def _place_all(
     """Place what stands at walls first, then what stands free, then what stands on top."""
     placed: list[Placed] = []
     for name in sorted(names, key=lambda name: ('wall', 'free', 'top').index(KINDS[name].place)):
-        shape = KINDS[name].build(rng)
+        shape = scaled(KINDS[name].build(rng), config.object_scale)
         found = _find_place(name, shape, room, placed, rng)
         if found is not None:
             placed.append(found)

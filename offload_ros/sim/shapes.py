@@ -59,6 +59,21 @@ class Shape:
     support: Support | None = None
 
 
+def scaled(shape: Shape, factor: float) -> Shape:
+    """Return the same object, larger by a factor about the origin."""
+
+    def times(part: Part) -> Part:
+        x, y, z = part.position
+        size = tuple(factor * each for each in part.size)
+        return replace(part, size=size, position=(factor * x, factor * y, factor * z))
+
+    parts = tuple(times(part) for part in shape.parts)
+    if shape.support is None:
+        return Shape(parts)
+    top = shape.support
+    return Shape(parts, Support(factor * top.height, factor * top.half_x, factor * top.half_y))
+
+
 def turned(roll_deg: float = 0.0, pitch_deg: float = 0.0, yaw_deg: float = 0.0) -> Quaternion:
     """Return the quaternion of a rotation about x, then y, then z of the fixed frame."""
     a, b, c = (math.radians(v) / 2 for v in (roll_deg, pitch_deg, yaw_deg))

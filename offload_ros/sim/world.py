@@ -26,6 +26,7 @@ from offload_ros.sim.scene import CAMERA, ROBOT, ROOM_KINDS, build_scene, person
 from offload_ros.sim.shapes import Array, Quaternion, Vector, rotation_matrix, turned
 
 STEP_S = 0.01
+GOAL_ROOM_M = 0.5
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,16 @@ class World:
             others = [robot, *(d for i, d in enumerate(discs) if i != index)]
             walker.step(dt_s, others)
             discs[index] = (walker.position, radius)
+
+    def destination(self, apart_m: float, rng: np.random.Generator) -> tuple[float, float]:
+        """Return a random place in the map frame with half a metre of free floor around it, at
+        least apart_m from the robot if one of fifty is."""
+        here = np.array([self.robot.pose.x, self.robot.pose.y])
+        for _ in range(50):
+            place = self.layout.free.sample(GOAL_ROOM_M, rng)
+            if np.linalg.norm(place - here) >= apart_m:
+                break
+        return float(place[0]), float(place[1])
 
     def place(self) -> None:
         """Let MuJoCo know where everything is now; every sensor does so by itself."""

@@ -445,6 +445,16 @@ def test_mistake_gives_one_line_that_names_place_and_rule(text, expected, tmp_pa
     assert expected in line
 
 
+def test_some_models_of_a_file_are_chosen_by_name(tmp_path):
+    file = tmp_path / 'models.yaml'
+    one = "{source: {python: 'a:b'}, inputs: [{name: x, topic: y}], outputs: [z]}"
+    file.write_text(f'models: {{first: {one}, second: {one}, third: {one}}}')
+    assert [each.name for each in load_models_file(file, 'third, first')] == ['first', 'third']
+    assert len(load_models_file(file, '')) == 3
+    with pytest.raises(ConfigError, match=r"no model 'fourth' \(there are: first, second, third\)"):
+        load_models_file(file, 'first,fourth')
+
+
 def test_missing_file_is_named_with_the_remedy(tmp_path):
     with pytest.raises(ConfigError) as refusal:
         load_models_file(tmp_path / 'none.yaml')

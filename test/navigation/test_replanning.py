@@ -285,6 +285,73 @@ def test_prediction_blocks_the_way_until_it_is_seen_free():
     assert world.brain.voxels.predicted.sum() < before / 2
 
 
+def predicted_box(world, low, high):
+    """Let a network say that a box, metres in the map, is full of something."""
+    grid = VoxelGrid(80, 24, 80, 0.1, (-4.0, -4.0, -0.1))
+    labels = np.zeros(grid.shape, np.uint8)
+    middles = grid.middles(np.ones(grid.shape, np.uint8), GridPose(0.0, 0.0))
+    inside = ((middles > low) & (middles < high)).all(1)
+    labels[inside.reshape(grid.shape)] = 5
+    world.brain.complete(world.now, labels, grid, GridPose(0.0, 0.0))
+
+
+def test_predicted_wall_without_a_way_around_ends_no_way_and_takes_nobody_off():
+    world = World()
+    world.sees_nothing = True
+    world.tick()
+    # From wall to wall, and low enough to be flown over.
+    predicted_box(world, (0.0, -4.0, 0.0), (0.3, 4.0, 1.0))
+    assert not world.brain.space().line_fits(world.place, np.array([2.0, 0.0, 0.0]))
+    world.brain.goal((2.0, 0.0, 0.0))
+    world.run(following)
+    # The network says so again, and the lidar has nothing to tell: it still goes on.
+    predicted_box(world, (0.0, -4.0, 0.0), (0.3, 4.0, 1.0))
+    assert world.arrive().outcome is Outcome.ARRIVED
+    assert max(place[2] for place in world.path) < 0.05
+    assert world.brain.voxels.predicted.any()  # elsewhere it is believed
+    # With the next goal it is believed again.
+    world.brain.goal((2.0, 1.0, 0.0))
+    predicted_box(world, (0.0, -4.0, 0.0), (0.3, 4.0, 1.0))
+    assert not world.brain.space().line_fits(np.array([-2.0, 0.0, 0.0]), world.place)
+
+
+def test_goal_in_a_predicted_obstacle_is_gone_to_and_looked_at():
+    world = World()
+    world.sees_nothing = True
+    world.tick()
+    predicted_box(world, (-0.5, -1.2, 0.0), (1.9, 1.2, 2.4))
+    world.brain.goal((0.7, 0.0, 0.0))
+    report = world.run(lambda report: report.status is not None)
+    assert report.status is Status.OK
+    assert world.arrive().outcome is Outcome.ARRIVED
+    np.testing.assert_allclose(world.place, (0.7, 0.0, 0.0), atol=0.05)
+
+
+def test_prediction_that_closes_the_way_while_the_robot_drives_does_not_stop_it():
+    world = World()
+    world.brain.goal((2.5, 0.0, 0.0))
+    world.run(lambda report: world.place[0] > -1.5)
+    world.sees_nothing = True
+    # Where it has not been seen free; up to the ceiling.
+    predicted_box(world, (1.0, -4.0, 0.0), (1.3, 4.0, 2.4))
+    world.brain.voxels._seen[:] = False  # as if the lidar had seen none of it
+    predicted_box(world, (1.0, -4.0, 0.0), (1.3, 4.0, 2.4))
+    assert world.brain.motion.blocked_in(world.brain.space(), world.now) is not None
+    assert world.arrive().outcome is Outcome.ARRIVED
+    assert world.states[State.STOPPING] == 0
+
+
+def test_observed_wall_still_ends_the_way():
+    wall = Scene().box((0.0, -4.0, 0.0), (0.3, 4.0, 3.0))
+    world = World(wall, config=ReplanConfig(lead_s=0.5, give_up_s=3.0), body=Body(flies=False))
+    for _ in range(12):
+        world.tick()
+    predicted_box(world, (-1.0, -4.0, 0.0), (-0.8, 4.0, 2.4))
+    world.brain.goal((2.0, 0.0, 0.0))
+    assert world.arrive().outcome is Outcome.GIVEN_UP
+    assert world.nearest > -0.01
+
+
 def test_robot_shut_in_by_a_prediction_gets_away_from_it():
     world = World()
     world.sees_nothing = True
@@ -317,6 +384,28 @@ def test_braking_stays_on_the_path_and_slows_down_as_fast_as_allowed():
         assert np.linalg.norm(path - place, axis=1).min() < 0.01
     hardest = np.linalg.norm(np.diff(speeds, axis=0) / 0.01, axis=1).max()
     assert hardest <= 2 * 2.0 * 1.05
+
+
+class Post(World):
+    """Something in the way that the lidar does not see."""
+
+    def tick(self):
+        before = self.place
+        report = super().tick()
+        if np.linalg.norm(self.place[:2]) < 0.3 < 0.01 + np.linalg.norm(before[:2]):
+            self.place, self.velocity = before, np.zeros(3)
+        return report
+
+
+def test_robot_that_something_unseen_holds_goes_around_it():
+    world = Post()
+    world.brain.goal((2.0, 0.0, 0.0))
+    assert world.arrive().outcome is Outcome.ARRIVED
+    np.testing.assert_allclose(world.place, (2.0, 0.0, 0.0), atol=0.05)
+    assert world.brain.voxels.occupied.any()
+    # With the next goal it is forgotten: perhaps somebody moved it.
+    world.brain.goal((2.0, 1.0, 0.0))
+    assert not world.brain.voxels.occupied[..., 2:].any()
 
 
 @pytest.mark.parametrize('wrong', [{'lead_s': 0.0}, {'keep': 2.0}, {'jump_m': -1.0}])

@@ -185,6 +185,36 @@ def test_column_is_blocked_to_its_top_only_where_asked_and_unseen():
     assert not built.predicted.any()
 
 
+def test_predictions_on_a_way_are_not_believed_until_they_are_trusted_again():
+    built = VoxelMap(CONFIG)
+    places = (0.55, 0.05, 0.55), (0.55, 0.75, 0.55), (1.55, 0.05, 1.05)
+    predicted = labels(*places)
+
+    def believed():
+        built.complete(predicted, GRID, GridPose(0.0, 0.0))
+        return [bool(built.predicted[at(built, *place)]) for place in places]
+
+    assert believed() == [True, True, True]
+    # The first is on the way, the second beside it, the third above.
+    built.doubt([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [1.6, 0.0, 0.0]], 0.3, 0.8)
+    assert built.predicted.sum() == 2
+    assert believed() == [False, True, True]
+    built.follow((2.5, 0.0))  # the doubt stays where it was
+    assert believed() == [False, True, True]
+    built.trust()
+    assert believed() == [True, True, True]
+
+
+def test_a_doubted_column_is_not_marked_again():
+    built = VoxelMap(replace(CONFIG, columns=True, column_top_m=1.5))
+    built.complete(labels((1.05, 0.05, 1.05)), GRID, GridPose(0.0, 0.0))
+    column = at(built, 1.05, 0.05, 0.0)[:2]
+    low = at(built, 1.05, 0.05, 0.35)[2]
+    assert built.predicted[column][low]
+    built.doubt([[1.0, 0.0, 0.0]], 0.3, 0.8)
+    assert not built.predicted[column][low]
+
+
 def test_predicted_floor_raises_no_column():
     config = replace(CONFIG, columns=True, column_top_m=1.5)
     built = VoxelMap(config)

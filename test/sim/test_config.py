@@ -23,6 +23,7 @@ from offload_ros.sim.gl import choose_backend
         (lambda: PersonConfig(speed_mps=-1), 'speed_mps must be from 0.1 to 2'),
         (lambda: WorldConfig(kinds=('chair', 'unicorn')), r"kinds has \['unicorn'\]; it may name"),
         (lambda: WorldConfig(length_m=1), 'length_m must be from 4 to 20'),
+        (lambda: WorldConfig(object_scale=0), 'object_scale must be from 0.5 to 2, not 0'),
         (lambda: World(seed=-1), 'seed must not be negative'),
     ],
 )

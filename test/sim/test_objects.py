@@ -77,6 +77,18 @@ def test_no_solid_of_an_object_touches_another_object_or_a_wall(seed):
             assert gaps.smallest(first, second, 0.1) > limit, (a, b)
 
 
+@pytest.mark.parametrize('kind', ['table', 'fan', 'plant', 'ball'])
+def test_objects_are_so_many_times_their_usual_size(kind):
+    def size(scale):
+        config = WorldConfig(
+            kinds=(kind,), object_count=1, object_scale=scale, person=PersonConfig(count=0)
+        )
+        with World(seed=3, config=config) as world:
+            return np.array(world.objects[0].size)
+
+    np.testing.assert_allclose(size(1.25), 1.25 * size(1.0))
+
+
 def test_distance_check_notices_an_overlap():
     with World(seed=0) as world:
         gaps = Gaps(world)

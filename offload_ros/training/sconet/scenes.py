@@ -4,8 +4,9 @@
 
 Rooms of the simulated world with furniture and no people, seen by its 3-D lidar from a random
 place: one sweep, or up to eight along a short drive. A grid is turned as the robot is. Rooms of one
-split are in no other; those of the test split are larger and fuller on the whole, with furniture of
-the same kinds. The same seed gives the same scenes; a run that was stopped goes on.
+split are in no other. In the test split objects have other sizes than their like in training, all
+of a room a fifth to a third smaller or larger, and rooms are larger and fuller on the whole. The
+same seed gives the same scenes; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ PLANES = ('seen', 'floor', 'structure', 'object', 'room')
 
 
 def world_of(split: str, seed: int) -> World:
-    """A room; in the test split larger and fuller ones than in training, though some alike."""
+    """A room; in the test split larger and fuller ones than in training, though some alike, and
+    objects of other sizes."""
     rng = np.random.default_rng([seed, 10])
     wide, narrow, objects = (
         ((7, 11), (6, 9), (8, 26)) if split != 'test' else ((9, 13), (7, 10), (12, 34))
@@ -50,9 +52,17 @@ def world_of(split: str, seed: int) -> World:
         width_m=float(rng.uniform(*narrow)),
         object_count=int(rng.integers(*objects)),
         inner_wall=bool(rng.random() < 0.5),
+        object_scale=_scale(split, rng),
         person=PersonConfig(count=0),
     )
     return World(seed, config)
+
+
+def _scale(split: str, rng: np.random.Generator) -> float:
+    """Of objects, whose sizes vary by some 15 % around the middle of their kind in training."""
+    if split != 'test':
+        return 1.0
+    return float(rng.uniform(*((0.70, 0.80), (1.20, 1.30))[int(rng.integers(2))]))
 
 
 class Scenes:
