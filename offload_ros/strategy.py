@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from offload_ros.fleet.followed import FollowedPlan
+
 if TYPE_CHECKING:
     from offload_ros.amot.options import AmotOptions
     from offload_ros.models.model import Model
     from offload_ros.robot.lane import DeviceLane
     from offload_ros.wire.client import OffloadClient
+    from offload_ros.wire.directory import HeldModel
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class Result:
     """What a strategy computed. Durations in seconds; what no machine spent is 0.
 
     ``exact``: bit-equal to the model on one machine; otherwise within ``tolerance`` (relative), or
-    where that is NaN, within none: accuracy was traded (``amot``).
+    where that is NaN, within none: accuracy was traded (``amot``). ``used``: the strategy that ran
+    instead of the one asked, and ``reason`` why; ``held``: the model that answered, where it is
+    another variant.
     """
 
     outputs: Mapping[str, torch.Tensor]
@@ -55,6 +60,9 @@ class Result:
     downlink_s: float = 0.0
     bytes_up: int = 0
     bytes_down: int = 0
+    used: str = ''
+    reason: str = ''
+    held: HeldModel | None = None
 
 
 @dataclass(frozen=True)
@@ -82,15 +90,21 @@ class LinkState:
 @dataclass(frozen=True)
 class Link:
     """What a strategy may use beside its model: the robot's accelerator and the way to the
-    servers. ``amot``: by model name, what its parameters ask of A-MOT now."""
+    servers. ``amot``: by model name, what its parameters ask of A-MOT now; ``fleet``: the plan of a
+    fleet planner."""
 
     lane: DeviceLane
     client: OffloadClient
     amot: dict[str, AmotOptions] = field(default_factory=dict)
+    fleet: FollowedPlan = field(default_factory=FollowedPlan)
 
 
 class Unanswered(Exception):
     """The strategy gives no result for this frame, and why; the robot computes it by itself."""
+
+
+class LeftToRobot(Unanswered):
+    """The strategy means the robot to compute this frame, by the plan that is the text."""
 
 
 class StrategyRefused(ValueError):
@@ -143,6 +157,7 @@ def strategy_names() -> list[str]:
     importlib.import_module('offload_ros.baselines.device')
     importlib.import_module('offload_ros.baselines.server')
     importlib.import_module('offload_ros.cuts.strategy')
+    importlib.import_module('offload_ros.fleet.strategy')
     importlib.import_module('offload_ros.intra_dp.strategy')
     importlib.import_module('offload_ros.rrto.strategy')
     return sorted(_REGISTRY)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 import threading
+from typing import NamedTuple
 
 from offload_ros.cuts.whole_record import WholeRecorder
 from offload_ros.models.model import Model
 from offload_ros.robot.window import Window
 from offload_ros.strategy import Frame, Link, LinkState, Prediction, Result, Unanswered, register
 from offload_ros.wire.client import NoReply
+from offload_ros.wire.directory import HeldModel, ServerState
 from offload_ros.wire.exchange import Status
 
 # Agreed with the package's equality tests: unequal versions or instruction sets order sums
 # differently.
 TOLERANCE = 1e-4
+
+
+class ServedVariant(NamedTuple):
+    """Another variant of the model, which a server holds, and its outputs by name."""
+
+    held: HeldModel
+    outputs: tuple[str, ...]
 
 
 @register('server')
@@ -47,6 +56,16 @@ class ServerStrategy:
         server, why = self._client.server_for(self._model)
         if server is None:
             raise Unanswered(why)
+        return self.ask(server, frame, deadline_s)
+
+    def ask(
+        self,
+        server: ServerState,
+        frame: Frame,
+        deadline_s: float,
+        served: ServedVariant | None = None,
+    ) -> Result:
+        """One frame to this server, for the model or another variant of it; as ``run``."""
         try:
             reply, round_trip_s, bytes_up = self._client.call(
                 server,
@@ -54,6 +73,7 @@ class ServerStrategy:
                 frame,
                 deadline_s,
                 started=lambda number: self._started(frame.seq, number),
+                model_hash=served.held.hash if served else '',
             )
         except NoReply as error:
             raise Unanswered(str(error)) from None
@@ -62,7 +82,8 @@ class ServerStrategy:
                 self._running.pop(frame.seq, None)
         if reply.status != Status.OK:
             raise Unanswered(f'server {server.name}: {reply.detail}')
-        if set(reply.outputs) != set(self._model.config.outputs):
+        wanted = served.outputs if served else self._model.config.outputs
+        if set(reply.outputs) != set(wanted):
             raise Unanswered(f'server {server.name} answered with outputs {sorted(reply.outputs)}')
         self._round_trips.add(round_trip_s)
         self._computing.add(reply.compute_s)
@@ -83,7 +104,8 @@ class ServerStrategy:
             bytes_up=bytes_up,
             bytes_down=bytes_down,
         )
-        self._recorder.on_server(frame.inputs, state, round_trip_s, result)
+        if served is None:
+            self._recorder.on_server(frame.inputs, state, round_trip_s, result)
         return result
 
     def record(self, path: Path) -> None:

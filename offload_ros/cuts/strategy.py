@@ -251,7 +251,7 @@ class CutStrategy:
         """The preferred server, else the last one as long as it is there, else the least loaded."""
         client = self._link.client
         servers = client.directory.alive()
-        wanted = client.preferred_server or client.routes.get(self._model.name, '')
+        wanted = client.preferred_server
         if wanted:
             servers = [each for each in servers if each.name.strip('/') == wanted.strip('/')]
         last = self._server.name if self._server is not None else ''

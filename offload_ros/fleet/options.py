@@ -141,6 +141,9 @@ class _Builder:
         self.speed = np.array([each.speed for each in problem.nodes])
         self.memory = np.array([each.memory_bytes for each in problem.nodes], np.float64)
         self.load_limit = np.array([each.load_limit for each in problem.nodes])
+        self.can_run = np.array(
+            [[node.can_run(each.name) for each in problem.models] for node in problem.nodes]
+        )
 
     def paths(self) -> list[Path]:
         """Of all robots, sorted by robot."""
@@ -187,7 +190,7 @@ class _Builder:
         node = path_node[path]
         latency_s = path_s + self.work_s[model] / self.speed[node]
         keep = (accuracy > 0.0) & (self.size[model] <= self.memory[node])  # NaN is not above 0
-        keep &= self.load_limit[node] > 0.0
+        keep &= (self.load_limit[node] > 0.0) & self.can_run[node, model]
         keep &= latency_s <= self.limit_s[query] * (1.0 + TOUCHING)
         query, path, model, node, path_s, accuracy = (
             each[keep] for each in (query, path, model, node, path_s, accuracy)

@@ -18,6 +18,9 @@ from types import MappingProxyType
 
 NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*\Z')
 NAME_RULE = 'letters, digits and _, beginning with a letter'
+ADDRESS = re.compile(r'(/[A-Za-z_][A-Za-z0-9_]*)+\Z')
+ADDRESS_RULE = "a node's full name, as /robot1/offload_manager"
+MOST_ADDRESS = 200  # characters: topics' names are made of it
 ROBOT, SERVER, CLOUD = KINDS = ('robot', 'server', 'cloud')
 LINK_KINDS = ((ROBOT, SERVER), (ROBOT, CLOUD), (SERVER, CLOUD))
 MOST_BATCH = 1024
@@ -31,7 +34,9 @@ class Node:
     memory_bytes: for models; speed: how many times faster it computes than the reference node of
     the models' times; load_limit: share of its time that it may compute, 0 (a node that only
     forwards) to 1; max_batch: queries that are computed at once, a power of two (0: 1 on a robot,
-    else 32, which is then what it holds).
+    else 32, which is then what it holds); models: those that it can run (``None``: any); address:
+    full name of its ROS node (empty: ``/<name>/offload_manager`` of a robot, else ``/<name>``,
+    which is then what it holds).
     """
 
     name: str
@@ -40,6 +45,8 @@ class Node:
     speed: float
     load_limit: float = 1.0
     max_batch: int = 0
+    models: tuple[str, ...] | None = None
+    address: str = ''
 
     def __post_init__(self) -> None:
         at = _named('nodes', self.name)
@@ -55,6 +62,16 @@ class Node:
             raise ValueError(
                 f'{at}.max_batch is a power of two from 1 to {MOST_BATCH}, not {self.max_batch!r}'
             )
+        if self.address == '':
+            manager = '/offload_manager' if self.kind == ROBOT else ''
+            object.__setattr__(self, 'address', f'/{self.name}{manager}')
+        text = isinstance(self.address, str) and len(self.address) <= MOST_ADDRESS
+        if not text or not ADDRESS.match(self.address):
+            raise ValueError(f'{at}.address is {ADDRESS_RULE}, not {self.address!r:.60}')
+
+    def can_run(self, model: str) -> bool:
+        """Whether ``models`` has it."""
+        return self.models is None or model in self.models
 
 
 @dataclass(frozen=True)
@@ -169,6 +186,10 @@ class Problem:
             _once(f'{part}.', [each.name for each in entries])
         _once('', [each.place for each in self.links])
         _once('', [each.place for each in self.demand])
+        _once('address ', [each.address for each in self.nodes])
+        for node in self.nodes:
+            for model_name in node.models or ():
+                _known(f'nodes.{node.name}.models', 'model', model_name, self.model)
         for link in self.links:
             self._check_link(link)
         for model in self.models:

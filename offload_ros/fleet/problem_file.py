@@ -78,8 +78,14 @@ def _values(entry: Any, skip: str = '') -> dict[str, Any]:
     for each in fields(entry):
         value = getattr(entry, each.name)
         if each.name != skip and value is not None:
-            found[each.name] = dict(value) if isinstance(value, Mapping) else value
+            found[each.name] = _plain(value)
     return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 class _DoubleKeyError(ValueError):
@@ -128,6 +134,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise TypeError('a list of names')
+    return tuple(value)
+
+
 def _accuracies(value: Any) -> dict[str, float]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise TypeError('a mapping of tasks to numbers from 0 to 1')
@@ -141,6 +153,8 @@ _NODE: Fields = {
     'speed': ('speed', _number, True),
     'load_limit': ('load_limit', _number, False),
     'max_batch': ('max_batch', _whole, False),
+    'models': ('models', _names, False),
+    'address': ('address', _text, False),
 }
 _LINK: Fields = {
     'from': ('source', _text, True),

@@ -53,11 +53,18 @@ def _why_none(options: Options, demand: Demand) -> str:
     paths = [each for each in paths if problem.nodes[each.nodes[-1]].load_limit > 0.0]
     if not paths:
         return f'load_limit is 0 on every node within reach ({reach})'
-    latencies = [
-        (_latency_s(problem, demand, path, model), model.name, problem.nodes[path.nodes[-1]].name)
+    ways = [
+        (path, problem.nodes[path.nodes[-1]], model)
         for path in paths
         for model in models
-        if model.size_bytes <= problem.nodes[path.nodes[-1]].memory_bytes
+        if problem.nodes[path.nodes[-1]].can_run(model.name)
+    ]
+    if not ways:
+        return f'no node within reach ({reach}) can run a model with this task'
+    latencies = [
+        (_latency_s(problem, demand, path, model), model.name, node.name)
+        for path, node, model in ways
+        if model.size_bytes <= node.memory_bytes
     ]
     if not latencies:
         return f'no model with this task fits the memory of a node within reach ({reach})'

@@ -45,6 +45,8 @@ def _loading(problem: Problem, assignment: Assignment) -> list[str]:
         for model, batch in models.items():
             if model not in problem.model:
                 found.append(f'{name} loads {model}, which is no model')
+            if not node.can_run(model):
+                found.append(f'{name} loads {model}, which it cannot run')
             if batch not in [2**power for power in range(11) if 2**power <= node.max_batch]:
                 found.append(f'{name} runs {model} in batches of {batch}')
         size = sum(problem.model[each].size_bytes for each in models if each in problem.model)

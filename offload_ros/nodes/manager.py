@@ -25,6 +25,7 @@ from offload_ros.intra_dp.message_costs import message_costs
 from offload_ros.models.errors import ConfigError
 from offload_ros.msg import OffloadStatus
 from offload_ros.nodes.diagnostics import manager_diagnostics
+from offload_ros.nodes.fleet_contact import FleetContact, server_in_use
 from offload_ros.nodes.managed import BringUpError, ManagedNode
 from offload_ros.nodes.messages import model_status_message
 from offload_ros.nodes.model_slot import ModelSlot
@@ -101,6 +102,7 @@ class OffloadManager(ManagedNode):
         # By model; numbers of frames go on when the node is configured again.
         self._statistics: defaultdict[str, Statistics] = defaultdict(Statistics)
         self._contacts: ServerContacts | None = None
+        self._fleet: FleetContact | None = None
         self._lane: DeviceLane | None = None
         self._timers_active: list[Any] = []
         self._publishers: list[Any] = []
@@ -132,7 +134,8 @@ class OffloadManager(ManagedNode):
         self._contacts.client.preferred_server = value_of(self, 'server.name')
         self._contacts.client.placement = placement
         self._lane = DeviceLane(pacer_of_node(Pacer.of_robot))
-        link = Link(self._lane, self._contacts.client)
+        self._fleet = FleetContact(self, [slot.config for slot in self._slots.values()])
+        link = Link(self._lane, self._contacts.client, fleet=self._fleet.followed)
         for slot in self._slots.values():
             slot.activate(link)
         # Liveness counts real time, also when a simulation's /clock stands still.
@@ -155,6 +158,9 @@ class OffloadManager(ManagedNode):
         if self._lane is not None:
             self._lane.close()
             self._lane = None
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
         if self._contacts is not None:
             self._contacts.close()
             self._contacts = None
@@ -180,9 +186,8 @@ class OffloadManager(ManagedNode):
         message.robot = self._contacts.client.robot
         for slot in self._slots.values():
             if slot.pipeline is not None:
-                server, _ = self._contacts.client.server_for(slot.pipeline.model)
-                name = server.name if server else ''
-                message.models.append(model_status_message(slot.pipeline, name))
+                server = server_in_use(self._contacts.client, self._fleet, slot.pipeline)
+                message.models.append(model_status_message(slot.pipeline, server))
         message.servers = self._contacts.heartbeats()
         message.links = self._contacts.links()
         self._status.publish(message)

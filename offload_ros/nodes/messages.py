@@ -18,7 +18,7 @@ from offload_ros.msg import (
 from offload_ros.robot.answer import Answer
 from offload_ros.robot.pipeline import Pipeline
 from offload_ros.server.engine import Engine
-from offload_ros.wire.directory import ServerState
+from offload_ros.wire.directory import HeldModel, ServerState
 from offload_ros.wire.link_monitor import LinkEstimate
 from offload_ros.wire.tensors import encode
 
@@ -70,8 +70,10 @@ def heartbeat_fields(message: Any) -> bytes:
 def message_to_server_state(message: Any) -> ServerState:
     """A received heartbeat."""
     hashes: dict[str, set[str]] = {}
+    variants = {}
     for info in message.models[:MAX_MODELS]:
         hashes.setdefault(info.name, set()).add(info.hash)
+        variants[info.name, info.variant] = HeldModel(info.hash, info.weights_trained)
     return ServerState(
         name=message.server,
         session=message.session,
@@ -81,6 +83,7 @@ def message_to_server_state(message: Any) -> ServerState:
         queue_limit=message.queue_limit,
         busy=message.busy,
         models={name: frozenset(each) for name, each in hashes.items()},
+        variants=variants,
     )
 
 

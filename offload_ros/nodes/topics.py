@@ -9,6 +9,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 
 HEARTBEAT_TOPIC = '/offload/servers'  # absolute: a server is for robots of every namespace
 HEARTBEAT_S = 0.1
+FLEET_PLAN_TOPIC = '/offload/fleet_plan'
 OPENING_PING_S = 0.1  # how often a robot knocks until its first answer
 CHANNEL_SILENT_S = 2.0  # a server that answers no ping for this long has forgotten the session
 SESSION_SILENT_S = 2.0  # a robot silent for this long is gone

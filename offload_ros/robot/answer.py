@@ -8,11 +8,14 @@ import math
 
 import torch
 
+from offload_ros.wire.directory import HeldModel
+
 
 @dataclass(frozen=True)
 class Answer:
     """Everything of ``msg/InferenceResult.msg`` but the header. ``error`` empty: status OK.
-    ``computing_s``: of a fallback, how long the robot computed."""
+    ``computing_s``: of a fallback, how long the robot computed; ``held``: which model answered,
+    where that is not the one loaded here."""
 
     seq: int
     strategy_requested: str
@@ -34,6 +37,7 @@ class Answer:
     bytes_down: int = 0
     energy_j: float = math.nan
     computing_s: float = 0.0
+    held: HeldModel | None = None
     model: str = ''
     model_hash: str = ''
     weights_trained: bool = False

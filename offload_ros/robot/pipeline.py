@@ -30,6 +30,7 @@ from offload_ros.robot.statistics import Statistics
 from offload_ros.robot.window import Window
 from offload_ros.strategy import (
     Frame,
+    LeftToRobot,
     Link,
     Result,
     Strategy,
@@ -38,6 +39,7 @@ from offload_ros.strategy import (
     make_strategy,
     strategy_names,
 )
+from offload_ros.wire.directory import HeldModel
 
 Inputs = tuple[Mapping[str, torch.Tensor], Mapping[str, 'array[int]']]
 FALLBACK = 'device'
@@ -289,11 +291,12 @@ class Pipeline:
         total_s = time.monotonic() - waiting.received_s
         elsewhere_s = answer.uplink_s + answer.server_s + answer.downlink_s
         robot_s = max(0.0, total_s - elsewhere_s)
+        held = answer.held or HeldModel(loaded.model.hash, loaded.model.weights_trained)
         return replace(
             answer,
             model=loaded.model.name,
-            model_hash=loaded.model.hash,
-            weights_trained=loaded.model.weights_trained,
+            model_hash=held.hash,
+            weights_trained=held.weights_trained,
             total_s=total_s,
             robot_s=robot_s,
             energy_j=math.nan if answer.error else self._energy_j(answer, total_s, robot_s),
@@ -337,11 +340,13 @@ class Pipeline:
                 why = f'strategy {requested} did not answer before the robot had to'
             self._link.lane.hurry(hedge)
             local = Result(hedge.result(), plan=f'robot {loaded.model.device}')
+            if isinstance(error, LeftToRobot):
+                return _answer(frame, requested, requested, replace(local, plan=str(error)))
             answer = _answer(frame, requested, FALLBACK, local)
             return replace(answer, reason=why, fallback=True, computing_s=hedge.duration_s)
         finally:
             self._link.lane.cancel(hedge)
-        return _answer(frame, requested, requested, result)
+        return _answer(frame, requested, result.used or requested, result)
 
     def _calibrate(self, loaded: _Loaded, frame: Frame) -> None:
         """Time the model on the robot once, in the background, so that fallbacks begin in time."""
@@ -381,6 +386,7 @@ def _answer(frame: Frame, requested: str, used: str, result: Result) -> Answer:
         strategy_requested=requested,
         strategy_used=used,
         plan=result.plan,
+        reason=result.reason,
         exact=result.exact,
         tolerance=result.tolerance,
         outputs=result.outputs,
@@ -389,4 +395,5 @@ def _answer(frame: Frame, requested: str, used: str, result: Result) -> Answer:
         downlink_s=result.downlink_s,
         bytes_up=result.bytes_up,
         bytes_down=result.bytes_down,
+        held=result.held,
     )

@@ -3,7 +3,7 @@ the deadline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import contextlib
 from dataclasses import dataclass, field
 import itertools
@@ -64,7 +64,6 @@ class OffloadClient:
         self.directory = directory
         self.preferred_server = ''
         self.placement = 'server'  # of recorded units (``rrto.options.PLACEMENTS``)
-        self.routes: Mapping[str, str] = {}  # model name -> server name, from a fleet planner
         # By server name: what is known of the link, and the channel while there is one.
         self.link_state: Callable[[str], LinkState] = lambda _: LinkState()
         self.channel_to: Callable[[str], Channel | None] = lambda _: None
@@ -76,8 +75,7 @@ class OffloadClient:
 
     def server_for(self, model: Model) -> tuple[ServerState | None, str]:
         """The server that would run ``model`` now, or None and why."""
-        route = self.routes.get(model.name, '')
-        return self.directory.choose(model.name, model.hash, self.preferred_server, route)
+        return self.directory.choose(model.name, model.hash, self.preferred_server)
 
     def call(
         self,
@@ -86,11 +84,13 @@ class OffloadClient:
         frame: Frame,
         deadline_s: float,
         started: Callable[[int], None] | None = None,
+        model_hash: str = '',
     ) -> Answered:
         """Send one frame to ``server`` and wait for its reply.
 
-        ``started`` receives the request's number (for ``cancel``) before it is sent. ``NoReply``
-        says why nothing came, at the latest at ``deadline_s`` (steady clock).
+        ``started`` receives the request's number (for ``cancel``) before it is sent;
+        ``model_hash``: of another variant of ``model``, which is to run instead. ``NoReply`` says
+        why nothing came, at the latest at ``deadline_s`` (steady clock).
         """
         number = next(self._numbers)
         pending = _Pending(server)
@@ -109,7 +109,7 @@ class OffloadClient:
                 server_session=server.session,
                 seq=number,
                 model=model.name,
-                model_hash=model.hash,
+                model_hash=model_hash or model.hash,
                 budget_s=max(0.0, deadline_s - sent_s),
                 inputs=frame.inputs,
                 buffers=frame.buffers,

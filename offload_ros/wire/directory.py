@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 import threading
 import time
+from typing import NamedTuple
 
 MAX_SERVERS = 64  # more names than this on one network are noise
 PROBATION_S = 1.0  # a server that has not answered by then makes room for another name
@@ -16,10 +17,17 @@ MAX_TRIED = 1024  # names that made room and are remembered
 RESTART_S = 0.25
 
 
+class HeldModel(NamedTuple):
+    """A model as a server has it: content hash, and whether its weights are trained."""
+
+    hash: str
+    weights_trained: bool
+
+
 @dataclass(frozen=True)
 class ServerState:
-    """One server as last heard. ``models``: name to content hashes. ``connected``: both directions
-    are open."""
+    """One server as last heard. ``models``: name to content hashes; ``variants``: name and variant
+    to what is held. ``connected``: both directions are open."""
 
     name: str
     session: str
@@ -29,6 +37,7 @@ class ServerState:
     queue_limit: int = 0
     busy: float = 0.0
     models: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    variants: Mapping[tuple[str, str], HeldModel] = field(default_factory=dict)
     connected: bool = False
 
 
@@ -179,13 +188,21 @@ class ServerDirectory:
                 key=lambda state: state.name,
             )
 
+    def named(self, name: str) -> tuple[ServerState | None, str]:
+        """The server of this full name if requests can be sent to it now, or None and why not."""
+        for state in self.alive():
+            if state.name == name:
+                if state.connected:
+                    return state, ''
+                return None, f'server {name} is connecting'
+        return None, f'server {name} is not there'
+
     def choose(
-        self, model: str, content_hash: str, preferred: str = '', route: str = ''
+        self, model: str, content_hash: str, preferred: str = ''
     ) -> tuple[ServerState | None, str]:
         """The server to use for a model, or None and why there is none.
 
-        Only ``preferred`` when it is given (a name); else ``route`` if that one can run it now (the
-        fleet planner's choice); else the least loaded.
+        Only ``preferred`` when it is given (a name), else the least loaded.
         """
         alive = self.alive()
         if preferred:
@@ -199,9 +216,6 @@ class ServerDirectory:
             for state in alive
             if state.connected and content_hash in state.models.get(model, ())
         ]
-        routed = [state for state in usable if route and state.name.strip('/') == route.strip('/')]
-        if routed:
-            return routed[0], ''
         if usable:
             return min(usable, key=lambda state: (state.queue_length, state.busy, state.name)), ''
         return None, '; '.join(_why_not(state, model, content_hash) for state in alive)

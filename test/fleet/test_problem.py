@@ -41,6 +41,16 @@ def test_yaml_reads_as_what_it_says():
     assert found.limit_s(replace(found.demand[0], latency_limit_s=None)) == 1.0
 
 
+def test_nodes_have_the_addresses_that_launch_files_give_them_or_their_own():
+    found = parse_problem(TEXT.replace('max_batch: 8', 'address: /hall/edge, models: [small]'))
+    assert found.node['robot'].address == '/robot/offload_manager'
+    assert found.node['edge'].address == '/hall/edge'
+    assert parse_problem(TEXT).node['edge'].address == '/edge'
+    assert found.node['edge'].models == ('small',)
+    assert found.node['robot'].models is None
+    assert parse_problem(problem_text(found)) == found
+
+
 @settings(max_examples=examples(15, 400))
 @given(small_problems())
 def test_problem_written_and_read_is_the_same(problem):
@@ -91,6 +101,14 @@ def test_merged_mappings_may_be_overridden_but_keys_not_repeated():
         ('max_batch: 8', 'max_batch: 6', 'max_batch is a power of two from 1 to 1024, not 6'),
         ('max_batch: 8', 'max_batch: 2048', 'max_batch is a power of two from 1 to 1024, not 2048'),
         ('max_batch: 8', 'max_batch: 8.0', 'nodes.edge.max_batch is a whole number, not 8.0'),
+        ('max_batch: 8', 'address: edge', "nodes.edge.address is a node's full name, as /rob"),
+        ('max_batch: 8', 'address: /a-b', "nodes.edge.address is a node's full name, as /rob"),
+        ('max_batch: 8', 'address: /a/', "nodes.edge.address is a node's full name, as /rob"),
+        ('max_batch: 8', 'address: 3', 'nodes.edge.address is text, not 3'),
+        ('max_batch: 8', f'address: /{"a" * 200}', "nodes.edge.address is a node's full name"),
+        ('max_batch: 8', 'address: /robot/offload_manager', 'address /robot/offload_manager is'),
+        ('max_batch: 8', 'models: small', "nodes.edge.models is a list of names, not 'small'"),
+        ('max_batch: 8', 'models: [huge]', "nodes.edge.models: there is no model 'huge' (known: "),
         ('from: robot', 'from: rob', "links[rob to edge].from: there is no node 'rob' (known: rob"),
         ('to: edge', 'to: robot', 'links[robot to robot] is one of robot to server, robot to clou'),
         ('capacity_bytes_per_s: 1.0e+6', 'capacity_bytes_per_s: 0', 'capacity_bytes_per_s is a fi'),

@@ -179,7 +179,21 @@ def test_without_demand_nothing_is_loaded_and_accuracy_is_not_a_number(problem):
         ]
 
 
+def test_nodes_get_only_models_that_they_can_run():
+    problem = changed(HAND, 'nodes', 'edge', models=('small',))
+    problem = changed(problem, 'nodes', 'cloud', models=())
+    for name, assignment in answers(problem).items():
+        assert assignment.loaded.get('cloud', {}) == {}, name
+        assert assignment.loaded.get('edge', {}).keys() <= {'small'}, name
+        assert violations(problem, assignment) == [], name
+    assert exact(problem).value < exact(HAND).value
+
+
 IMPOSSIBLE = {
+    'no node that can': (
+        replace(HAND, nodes=tuple(replace(each, models=()) for each in HAND.nodes)),
+        'no node within reach (robot, edge, cloud) can run a model with this task',
+    ),
     'no memory': (
         replace(HAND, nodes=tuple(replace(each, memory_bytes=10.0) for each in HAND.nodes)),
         'no model with this task fits the memory of a node within reach (robot, edge, cloud)',

@@ -99,3 +99,8 @@ def test_both_links_of_a_path_count():
     # 0.11 s, 0.05 + 100 / 500 s, 0.02 s.
     late = replace(HAND, tasks=(replace(HAND.tasks[0], latency_limit_s=0.379),))
     assert len(violations(late, by_cloud)) == 1
+
+
+def test_models_that_a_node_cannot_run_are_told():
+    problem = changed(HAND, 'nodes', 'edge', models=('small',))
+    assert violations(problem, GOOD) == ['edge loads large, which it cannot run']

@@ -224,12 +224,12 @@ def test_preferred_server_is_chosen_whatever_its_load(directory, preferred):
     assert (chosen.name, why) == ('/b', '')
 
 
-def test_routed_server_is_chosen_while_it_can_run_the_model(directory):
-    connect(directory, state('/a'), state('/b', queue_length=9))
-    assert directory.choose('vit', HASH, route='b')[0].name == '/b'
-    assert directory.choose('vit', HASH, '/a', route='/b')[0].name == '/a', 'preferred wins'
-    directory.heard(state('/b', models={}))
-    assert directory.choose('vit', HASH, route='/b')[0].name == '/a'
+def test_server_of_a_name_is_there_once_it_is_connected(directory):
+    connect(directory, state('/a'))
+    directory.heard(state('/b', queue_length=9))
+    assert directory.named('/a')[0].name == '/a'
+    assert directory.named('/b') == (None, 'server /b is connecting')
+    assert directory.named('a') == (None, 'server a is not there'), 'a full name is asked for'
 
 
 def test_preferred_server_is_not_replaced_by_another(directory):
