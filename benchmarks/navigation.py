@@ -1,12 +1,13 @@
 """To a goal through rooms seen in part: without completion, with it on the robot, and offloaded.
 
-    python benchmarks/navigation.py            about 40 minutes; goes on where it was stopped
+    python benchmarks/navigation.py            about 45 minutes; goes on where it was stopped
 
 Real processes: simulated world with a robot that drives and flies, navigator, manager, server.
 Rooms, goals and link stand in ``benchmarks/data/navigation.yaml``. The robot's accelerator is
 paced; the link replays a recorded trace inside the channel. All conditions see the same rooms from
 the same place, and get the same goal once each has what it completes by. Runs in which the
-simulation is slower than 0.95 of real time are tried again.
+simulation is slower than 0.95 of real time are tried again. A fourth condition completes with the
+truth, at once: what the best network could be worth.
 
 Prints a table and the ratio of energies, writes ``benchmarks/results/navigation.json`` and a
 picture of the ways.
@@ -38,6 +39,7 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from benchmarks.navigation_oracle import Oracle
 from benchmarks.navigation_score import Moment, ratio_of, score, together
 from benchmarks.world_runs import LEAST_REAL_TIME, RunError, check, parameters_file, seconds
 from offload_ros.nodes.demo import Processes
@@ -52,7 +54,12 @@ DOMAIN = '79'
 START_LIMIT_S = 120.0
 LOOK_S = 3.0  # simulated, that it stands and looks before it gets its goal
 TRIES = 3
-COLOURS = {'observed_only': '#8d99ae', 'on_robot': '#edae49', 'offloaded': '#00798c'}
+COLOURS = {
+    'observed_only': '#8d99ae',
+    'on_robot': '#edae49',
+    'offloaded': '#00798c',
+    'perfect': '#d1495b',
+}
 ROWS = (
     ('success_rate', 'success', 0.95, 'at least'),
     ('collisions', 'collisions', 0, 'at most'),
@@ -80,20 +87,20 @@ class Recorder:
 
         if not rclpy.ok():
             rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node('recorder')
+        self.node = rclpy.create_node('recorder')
         self.truths: list[Any] = []
         self.statuses: list[Any] = []
         self.results: list[Any] = []
         self.factors: list[float] = []
-        make = self._node.create_subscription
+        make = self.node.create_subscription
         make(GroundTruth, 'ground_truth', self.truths.append, 100)
         make(NavigationStatus, 'agrnav/status', self.statuses.append, 100)
         make(InferenceResult, f'inference/result/{MODEL}', self._on_result, 10)
         make(Float32, 'real_time_factor', lambda m: self.factors.append(m.data), 10)
-        self._goal = self._node.create_publisher(PoseStamped, 'goal_pose', 10)
+        self._goal = self.node.create_publisher(PoseStamped, 'goal_pose', 10)
         self._message = PoseStamped
         self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
+        self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
 
@@ -113,7 +120,7 @@ class Recorder:
         """End the node."""
         self._executor.shutdown()
         self._thread.join(5.0)
-        self._node.destroy_node()
+        self.node.destroy_node()
 
 
 def world_settings(plan: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -121,10 +128,15 @@ def world_settings(plan: dict[str, Any], seed: int) -> dict[str, Any]:
     return {**plan['world'], 'seed': seed, 'ground_truth_hz': 20.0}
 
 
+def built(plan: dict[str, Any], seed: int) -> World:
+    """The world of a run."""
+    values = {name: each.default for name, each in SETTINGS.items()} | world_settings(plan, seed)
+    return World(seed, world_config(values))
+
+
 def goal_of(plan: dict[str, Any], seed: int) -> tuple[Pose, tuple[float, float]]:
     """Where the robot begins, and its goal, in the map frame."""
-    values = {name: each.default for name, each in SETTINGS.items()} | world_settings(plan, seed)
-    with World(seed, world_config(values)) as world:
+    with built(plan, seed) as world:
         rng = np.random.default_rng([seed, 13])
         return world.robot.pose, world.destination(plan['goal_apart_m'], rng)
 
@@ -134,7 +146,8 @@ def one_run(
 ) -> dict[str, Any]:
     """Figures and the way of one run; ``RunError`` when it does not count."""
     folder.mkdir(parents=True, exist_ok=True)
-    completes = parameters.get('ask_hz') != 0.0
+    parameters = dict(parameters)
+    completes, perfect = parameters.get('ask_hz') != 0.0, parameters.pop('perfect', False)
     world = parameters_file(folder, 'world', world_settings(plan, seed))
     navigator = yaml.safe_load((HERE.parent / 'config' / 'navigator.yaml').read_text())
     own = navigator['/**']['ros__parameters']
@@ -152,9 +165,12 @@ def one_run(
     }
     start, goal = goal_of(plan, seed)
     processes, recorder = Processes(folder), Recorder()
+    if perfect:
+        with built(plan, seed) as truth:
+            Oracle(recorder.node, truth, recorder.truths)
     common = (f'models_file:={models_file}', f'models:={MODEL}', 'threads:=1')
     try:
-        if completes:
+        if completes and not perfect:
             processes.launch('server', 'server.launch.py', *common)
             slower = {ROBOT_SLOWDOWN: f'{plan["robot_slowdown"]:g}'}
             processes.launch(
@@ -256,7 +272,7 @@ def summary(plan: dict[str, Any], runs: dict[str, dict[str, Any]]) -> dict[str, 
     ]
     found: dict[str, Any] = {'conditions': {n: together(each, common) for n, each in by.items()}}
     found['compared_worlds'] = len(common)
-    for name in ('on_robot', 'offloaded'):
+    for name in list(by)[1:]:
         if name in by and 'observed_only' in by:
             for key in ('energy_j', 'time_s'):
                 ratio, low, high = ratio_of(
@@ -275,7 +291,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         values = [f'{each[key]:.3g}' for each in found['conditions'].values()]
         table.add_row(text, *values, '' if target is None else f'{word} {target:g}')
     console.print(table)
-    for name in ('on_robot', 'offloaded'):
+    for name in list(found['conditions'])[1:]:
         for key in ('energy', 'time'):
             if f'{key}_ratio_{name}' in found:
                 low, high = found[f'{key}_ratio_{name}_interval']
@@ -294,8 +310,7 @@ def picture(plan: dict[str, Any], runs: dict[str, dict[str, Any]], path: Path) -
     for axis in axes.flat:
         axis.set_axis_off()
     for seed, axis in zip(seeds, axes.flat, strict=False):
-        values = {n: each.default for n, each in SETTINGS.items()} | world_settings(plan, seed)
-        with World(seed, world_config(values)) as world:
+        with built(plan, seed) as world:
             footprints = [*world.room.footprints, *(p for o in world.objects for p in o.footprints)]
         for polygon in footprints:
             axis.fill(polygon[:, 0], polygon[:, 1], color='#dddddd')

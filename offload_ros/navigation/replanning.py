@@ -342,8 +342,10 @@ class Replanning:
         if plan.status is not Status.OK or plan.elapsed_s > config.lead_s:
             self._reason = plan.status.value if plan.status is not Status.OK else 'planned too late'
             return blocked and plan.status in CLOSED and self._goes_on(now_s)
-        if blocked and takes_off(space, plan) and self._goes_on(now_s):
-            return True
+        if takes_off(space, plan) and self.voxels.predicted.any():
+            # Whether that pays without predictions is found out at rest.
+            self._reason = 'a prediction is in the way'
+            return blocked and self._goes_on(now_s)
         new = Timed(plan, goal, begins_s)
         if not must and not self._better(new, running, goal):
             return False

@@ -24,7 +24,8 @@ _REACH_M = 0.8
 
 
 class Solids:
-    """What fills the room, for clearances of an upright cylinder at any height."""
+    """What fills the room, for clearances of an upright cylinder at any height; points (N, 3) in
+    the map frame."""
 
     def __init__(self, room: Room, objects: Sequence[Placed]) -> None:
         """Fill walls and objects with points."""
@@ -34,8 +35,8 @@ class Solids:
             points = all_filled(placed.shape.parts, SPACING_M)
             turned = points @ np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
             parts.append(turned + np.array([placed.x, placed.y, placed.z]))
-        self._points: Array = np.concatenate(parts)
-        self._tree = cKDTree(self._points[:, :2])
+        self.points: Array = np.concatenate(parts)
+        self._tree = cKDTree(self.points[:, :2])
         self._height_m = room.height_m
 
     def clearance(self, at: Array, low_m: float, high_m: float) -> float:
@@ -43,7 +44,7 @@ class Solids:
         nearest solid, at most 0.8 m; 0 where it sticks in the ceiling."""
         if high_m > self._height_m:
             return 0.0
-        near = self._points[self._tree.query_ball_point(at, _REACH_M)]
+        near = self.points[self._tree.query_ball_point(at, _REACH_M)]
         level = (near[:, 2] > low_m - SPACING_M / 2) & (near[:, 2] < high_m + SPACING_M / 2)
         if not level.any():
             return _REACH_M
