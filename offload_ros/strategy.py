@@ -21,7 +21,9 @@ from offload_ros.fleet.followed import FollowedPlan
 if TYPE_CHECKING:
     from offload_ros.amot.options import AmotOptions
     from offload_ros.models.model import Model
+    from offload_ros.policy.choice import Board
     from offload_ros.robot.lane import DeviceLane
+    from offload_ros.robot.window import Window
     from offload_ros.wire.client import OffloadClient
     from offload_ros.wire.directory import HeldModel
 
@@ -67,7 +69,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a strategy expects of its next inference; NaN: not known yet."""
+    """What a strategy expects of its next inference; NaN: not known yet. ``late_s``: its latency
+    where the link is as bad as in one case of ten, of strategies that look at that themselves."""
 
     latency_s: float = math.nan
     energy_j: float = math.nan
@@ -76,6 +79,8 @@ class Prediction:
     uplink_busy_s: float = 0.0
     server_busy_s: float = 0.0
     downlink_busy_s: float = 0.0
+    bytes_up: float = 0.0
+    late_s: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -87,16 +92,25 @@ class LinkState:
     round_trip_s: float = math.nan
 
 
+def _board() -> Board:
+    from offload_ros.policy.choice import Board
+
+    return Board()
+
+
 @dataclass(frozen=True)
 class Link:
     """What a strategy may use beside its model: the robot's accelerator and the way to the
     servers. ``amot``: by model name, what its parameters ask of A-MOT now; ``fleet``: the plan of a
-    fleet planner."""
+    fleet planner. ``local``: by model name, how long the robot computed it; ``board``: where models
+    with strategy auto choose together."""
 
     lane: DeviceLane
     client: OffloadClient
     amot: dict[str, AmotOptions] = field(default_factory=dict)
     fleet: FollowedPlan = field(default_factory=FollowedPlan)
+    local: dict[str, Window] = field(default_factory=dict)
+    board: Board = field(default_factory=_board)
 
 
 class Unanswered(Exception):
@@ -104,7 +118,12 @@ class Unanswered(Exception):
 
 
 class LeftToRobot(Unanswered):
-    """The strategy means the robot to compute this frame, by the plan that is the text."""
+    """The strategy means the robot to compute this frame, by the plan that is the text. ``used``,
+    ``reason``: as in ``Result``."""
+
+    def __init__(self, plan: str, used: str = '', reason: str = '') -> None:
+        super().__init__(plan)
+        self.used, self.reason = used, reason
 
 
 class StrategyRefused(ValueError):
@@ -159,6 +178,7 @@ def strategy_names() -> list[str]:
     importlib.import_module('offload_ros.cuts.strategy')
     importlib.import_module('offload_ros.fleet.strategy')
     importlib.import_module('offload_ros.intra_dp.strategy')
+    importlib.import_module('offload_ros.policy.auto')
     importlib.import_module('offload_ros.rrto.strategy')
     return sorted(_REGISTRY)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from offload_ros.cuts.whole_record import WholeRecorder
 from offload_ros.models.model import Model
-from offload_ros.robot.window import Window
+from offload_ros.policy.round_trips import RoundTrips
 from offload_ros.strategy import Frame, Link, LinkState, Prediction, Result, Unanswered, register
 from offload_ros.wire.client import NoReply
 from offload_ros.wire.directory import HeldModel, ServerState
@@ -32,8 +32,7 @@ class ServerStrategy:
     the model."""
 
     def __init__(self) -> None:
-        self._round_trips = Window()
-        self._computing = Window()
+        self._round_trips = RoundTrips()
         self._lock = threading.Lock()
         self._running: dict[int, int] = {}  # frame seq -> request number
         self._cancelled_seq = 0  # a cancel may come before the request has its number
@@ -49,8 +48,8 @@ class ServerStrategy:
         self._runtime = runtime_description(str(model.device))
 
     def predict(self, state: LinkState) -> Prediction:
-        round_trip_s, computing_s = self._round_trips.percentile(50), self._computing.percentile(50)
-        return Prediction(latency_s=round_trip_s, server_busy_s=computing_s)
+        """See ``Strategy``; by the last inferences."""
+        return self._round_trips.predict(state)
 
     def run(self, frame: Frame, deadline_s: float) -> Result:
         server, why = self._client.server_for(self._model)
@@ -85,9 +84,8 @@ class ServerStrategy:
         wanted = served.outputs if served else self._model.config.outputs
         if set(reply.outputs) != set(wanted):
             raise Unanswered(f'server {server.name} answered with outputs {sorted(reply.outputs)}')
-        self._round_trips.add(round_trip_s)
-        self._computing.add(reply.compute_s)
         bytes_down = reply.tensor_bytes
+        self._round_trips.add(round_trip_s, reply.server_s, reply.compute_s, bytes_up, bytes_down)
         # Two machines' clocks are never compared: what the server did not spend was the link's.
         link_s = max(0.0, round_trip_s - reply.server_s)
         state = self._client.link_state(server.name)

@@ -147,9 +147,12 @@ class Controller:
         named = {family: float(factors[_place(family)]) for family in FAMILIES}
         return {'link': float(factors[_LINK]), **named}
 
-    def choose(self, candidates: Sequence[Candidate], state: LinkState, now_s: float) -> Choice:
+    def choose(
+        self, candidates: Sequence[Candidate], state: LinkState, now_s: float, tries: bool = True
+    ) -> Choice:
         """The plan for the next inference. One candidate must be of family ``device``; it is also
-        what a late run ends with. ``ValueError`` for candidates without what the goal needs."""
+        what a late run ends with. ``tries``: it may be one that is worth a try.
+        ``ValueError`` for candidates without what the goal needs."""
         alone = [each for each in candidates if each.family == DEVICE]
         if not alone:
             raise ValueError("the robot alone (family 'device') must be among the candidates")
@@ -164,7 +167,7 @@ class Controller:
         kept = [each for each in valued if each.in_time >= IN_TIME]
         best = min(kept or valued, key=lambda each: each.score)
         others = [each.mean_s for each in valued if each is not best]
-        tried = self._worth_a_try(best, valued, unsure)
+        tried = self._worth_a_try(best, valued, unsure) if tries else None
         chosen = best if tried is None else tried
         return Choice(
             chosen.candidate,

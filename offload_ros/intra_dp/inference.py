@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import logging
 import math
 from pathlib import Path
@@ -78,7 +78,6 @@ class SplitInference:
         self._opened: weakref.WeakKeyDictionary[GraphLink, _Opened] = weakref.WeakKeyDictionary()
         self._node_s = {each.id: each.robot_s for each in profile.operators}
         self._record_to: Path | None = None
-        self._last: dict[str, Ready] = {}
         self._evaluator = Evaluator(profile)
         self._predictions: dict[tuple[str, Link], Prediction] = {}
         self.aim(goal)
@@ -155,29 +154,37 @@ class SplitInference:
 
     def learn(self, server: str, chosen: Chosen, measured_s: float) -> None:
         """What the inference took, from its beginning to its outputs on the robot."""
-        self._last[server] = chosen.ready
         self._controllers[server].learn(chosen.choice, measured_s)
 
     def predict(self, server: str, state: LinkState, power: PowerModel) -> Prediction:
-        """Of the plan that ran last on the link to ``server``, on that link as it is now."""
-        ready = self._last.get(server)
-        controller = self._controllers.get(server)
-        if ready is None or controller is None:
-            return Prediction()
+        """Of the plan that would run now on the link to ``server``, if the server has it."""
+        controller = self._controllers.setdefault(server, Controller(goal=self.goal))
+        choice = controller.choose(self._candidates(state), state, time.monotonic(), tries=False)
+        ready = _ready(choice.candidate)
         key = (ready.key, link_of(state))
         if key not in self._predictions:
             if len(self._predictions) > 100:
                 self._predictions.clear()
             self._predictions[key] = self._predicted(ready, state, power)
-        return self._predictions[key]
+        # Times as experience has them; what is busy for how long as the schedule says.
+        return replace(self._predictions[key], latency_s=choice.predicted_s, late_s=choice.late_s)
 
     def _predicted(self, ready: Ready, state: LinkState, power: PowerModel) -> Prediction:
         schedule = self._evaluator.schedule(ready.plan, link_of(state))
-        busy_s = [
+        robot_s, up_s, server_s, down_s = (
             sum(each.end_s - each.start_s for each in tasks)
             for tasks in (schedule.robot, schedule.uplink, schedule.server, schedule.downlink)
-        ]
-        return Prediction(schedule.latency_s, schedule.energy_j(power), math.nan, *busy_s)
+        )
+        up = up_s * state.up_bytes_per_s if up_s > 0.0 else 0.0
+        return Prediction(
+            schedule.latency_s,
+            schedule.energy_j(power),
+            robot_busy_s=robot_s,
+            uplink_busy_s=up_s,
+            server_busy_s=server_s,
+            downlink_busy_s=down_s,
+            bytes_up=up if math.isfinite(up) else 0.0,
+        )
 
     def record(self, path: Path) -> None:
         """Write what happens when in the next inference that uses the server to ``path``."""

@@ -31,7 +31,7 @@ class IntraDpStrategy(CutStrategy):
     aims = True
 
     def predict(self, state: LinkState) -> Prediction:
-        """See ``Strategy``; of the plan that ran last."""
+        """See ``Strategy``; of the plan that would run now."""
         inference: SplitInference | None = self._table
         if inference is None or self._server is None:
             return Prediction()

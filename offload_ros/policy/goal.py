@@ -11,12 +11,14 @@ from typing import Any
 
 class Objective(Enum):
     """``ENERGY``: the robot's joules among plans within the deadline; where none is, the
-    latency. ``WEIGHTED``: weight * T / T_robot + (1 - weight) * E / E_robot, of those of
+    latency. ``ACCURACY``: of strategy auto, within deadline and traffic budget; plans are for the
+    least latency. ``WEIGHTED``: weight * T / T_robot + (1 - weight) * E / E_robot, of those of
     device-only, among plans within the deadline."""
 
     LATENCY = 'latency'
     ENERGY = 'energy'
     WEIGHTED = 'weighted'
+    ACCURACY = 'accuracy'
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Goal:
         within = '' if math.isinf(self.deadline_s) else f' within {1e3 * self.deadline_s:.0f} ms'
         if self.objective is Objective.ENERGY:
             return f'least energy{within}'
+        if self.objective is Objective.ACCURACY:
+            return f'most accuracy{within}'
         return f'{self.weight:g} latency, {1.0 - self.weight:g} energy{within}'
 
 

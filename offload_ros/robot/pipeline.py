@@ -22,22 +22,19 @@ import torch
 
 from offload_ros.models.errors import InputError, ModelError
 from offload_ros.models.model import Model
-from offload_ros.policy.goal import LEAST_LATENCY, Goal
+from offload_ros.policy.goal import Goal
 from offload_ros.policy.power import PowerModel
 from offload_ros.robot.answer import Answer
 from offload_ros.robot.lane import Job
+from offload_ros.robot.loaded import Loaded
 from offload_ros.robot.statistics import Statistics
-from offload_ros.robot.window import Window
 from offload_ros.strategy import (
     Frame,
     LeftToRobot,
     Link,
     Result,
-    Strategy,
     StrategyRefused,
     Unanswered,
-    make_strategy,
-    strategy_names,
 )
 from offload_ros.wire.directory import HeldModel
 
@@ -51,69 +48,6 @@ LOCAL_MARGIN_S = 0.01
 class _Waiting:
     parts: Any
     received_s: float
-
-
-class _Loaded:
-    """A model with what was prepared and measured for it; replaced as a whole with the model."""
-
-    def __init__(self, model: Model, link: Link) -> None:
-        self.model = model
-        self.local_durations = Window(50)
-        self.calibrated = False
-        self._link = link
-        self._strategies: dict[str, Strategy] = {}
-        self._aim: tuple[Goal, float] = (LEAST_LATENCY, math.inf)
-
-    def aim(self, goal: Goal, answer_s: float) -> None:
-        """Tell those strategies that plan for any goal."""
-        self._aim = (goal, answer_s)
-        for strategy in list(self._strategies.values()):
-            _tell_goal(strategy, *self._aim)
-
-    def prepare(self, name: str) -> None:
-        """Make a strategy ready; ``StrategyRefused`` names those that can run this model."""
-        if name in self._strategies:
-            return
-        try:
-            strategy = make_strategy(name)
-            _tell_goal(strategy, *self._aim)
-            strategy.prepare(self.model, self._link)
-        except (
-            Exception
-        ) as error:  # a strategy may be anybody's code: it is refused, whatever it raises
-            why = str(error)
-            if not isinstance(error, StrategyRefused):
-                why = f"strategy '{name}': {type(error).__name__}: {error}"
-            admissible = ', '.join(self.admissible())
-            raise StrategyRefused(
-                f"model '{self.model.name}': {why}; admissible: {admissible}"
-            ) from error
-        self._strategies[name] = strategy
-
-    def strategy(self, name: str) -> Strategy:
-        """A prepared strategy."""
-        return self._strategies[name]
-
-    def admissible(self) -> list[str]:
-        """Names of the strategies that can run this model."""
-        names = []
-        for name in strategy_names():
-            trial = make_strategy(name)
-            try:
-                trial.prepare(self.model, self._link)
-                trial.close()
-            except Exception:  # one that fails in another way than refusing cannot run it either
-                continue
-            names.append(name)
-        return names
-
-    def close(self) -> None:
-        """End calls that wait."""
-        for name, strategy in list(self._strategies.items()):
-            try:
-                strategy.close()
-            except Exception:  # the others must be closed all the same
-                logging.getLogger(__name__).exception("strategy '%s' does not close", name)
 
 
 class Pipeline:
@@ -146,7 +80,8 @@ class Pipeline:
         self._waiting: _Waiting | None = None
         self._closed = False
         self._loaded = self._prepared(model)
-        self._in_hand: _Loaded | None = None  # what the present frame runs on
+        link.local[model.name] = self._loaded.local_durations
+        self._in_hand: Loaded | None = None  # what the present frame runs on
         self.newest_inputs: Mapping[str, torch.Tensor] | None = None  # of the last good frame
         self._thread = threading.Thread(
             target=self._work, name=f'pipeline {model.name}', daemon=True
@@ -215,6 +150,7 @@ class Pipeline:
         prepared = self._prepared(model)
         with self._condition:
             old, self._loaded = self._loaded, prepared
+            self._link.local[model.name] = prepared.local_durations
             if self._in_hand is old:
                 return  # closed by the thread when it has answered the frame
         old.close()
@@ -233,8 +169,8 @@ class Pipeline:
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=10.0)
 
-    def _prepared(self, model: Model) -> _Loaded:
-        loaded = _Loaded(model, self._link)
+    def _prepared(self, model: Model) -> Loaded:
+        loaded = Loaded(model, self._link)
         loaded.aim(self.goal, self.deadline_s)
         loaded.prepare(FALLBACK)
         loaded.prepare(self.strategy)
@@ -274,7 +210,7 @@ class Pipeline:
                 "model '%s', frame %d: no result", self.model.name, answer.seq
             )
 
-    def _answered(self, waiting: _Waiting, requested: str, loaded: _Loaded) -> Answer:
+    def _answered(self, waiting: _Waiting, requested: str, loaded: Loaded) -> Answer:
         """The one answer to a frame that was taken up, whatever happens."""
         seq = self.statistics.frame_accepted()
         allowed_s = self.deadline_s
@@ -310,7 +246,7 @@ class Pipeline:
         link_s = answer.uplink_s + answer.downlink_s
         return self._power.energy_j(computing_s, link_s, max(0.0, total_s - computing_s - link_s))
 
-    def _run(self, loaded: _Loaded, frame: Frame, requested: str, allowed_s: float) -> Answer:
+    def _run(self, loaded: Loaded, frame: Frame, requested: str, allowed_s: float) -> Answer:
         deadline_s = frame.received_s + allowed_s
         strategy = loaded.strategy(requested)
         if requested == FALLBACK:
@@ -341,14 +277,15 @@ class Pipeline:
             self._link.lane.hurry(hedge)
             local = Result(hedge.result(), plan=f'robot {loaded.model.device}')
             if isinstance(error, LeftToRobot):
-                return _answer(frame, requested, requested, replace(local, plan=str(error)))
+                left = replace(local, plan=str(error), reason=error.reason)
+                return _answer(frame, requested, error.used or requested, left)
             answer = _answer(frame, requested, FALLBACK, local)
             return replace(answer, reason=why, fallback=True, computing_s=hedge.duration_s)
         finally:
             self._link.lane.cancel(hedge)
         return _answer(frame, requested, result.used or requested, result)
 
-    def _calibrate(self, loaded: _Loaded, frame: Frame) -> None:
+    def _calibrate(self, loaded: Loaded, frame: Frame) -> None:
         """Time the model on the robot once, in the background, so that fallbacks begin in time."""
         if loaded.calibrated:
             return
@@ -373,11 +310,6 @@ def _local_start_s(deadline_s: float, allowed_s: float, local_s: float) -> float
     """When the robot must begin to compute (steady clock); ``local_s`` NaN: not measured yet."""
     needed_s = allowed_s / 2.0 if math.isnan(local_s) else local_s + LOCAL_MARGIN_S
     return deadline_s - needed_s if needed_s < allowed_s else deadline_s
-
-
-def _tell_goal(strategy: Any, goal: Goal, answer_s: float) -> None:
-    if getattr(strategy, 'aims', False):
-        strategy.aim(goal, answer_s)
 
 
 def _answer(frame: Frame, requested: str, used: str, result: Result) -> Answer:

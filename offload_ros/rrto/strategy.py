@@ -21,7 +21,7 @@ import torch
 from offload_ros.baselines.server import TOLERANCE
 from offload_ros.models.errors import InputError, ModelError
 from offload_ros.models.model import Model, runtime_description
-from offload_ros.robot.window import Window
+from offload_ros.policy.round_trips import RoundTrips
 from offload_ros.rrto.channel_link import ChannelLink
 from offload_ros.rrto.client import OperatorClient
 from offload_ros.rrto.link import ServerLost
@@ -137,7 +137,7 @@ class RrtoStrategy:
     """Runs each frame in a thread of its own, which records and replays."""
 
     def __init__(self) -> None:
-        self._round_trips = Window()
+        self._round_trips = RoundTrips()
         self._lock = threading.Lock()
         self._running: tuple[int, Future[Any]] | None = None
         self._over = threading.Event()
@@ -158,8 +158,8 @@ class RrtoStrategy:
         self._runtime = runtime_description(str(model.device))
 
     def predict(self, state: LinkState) -> Prediction:
-        """From the last inferences."""
-        return Prediction(latency_s=self._round_trips.percentile(50))
+        """See ``Strategy``; by the last inferences."""
+        return self._round_trips.predict(state)
 
     def run(self, frame: Frame, deadline_s: float) -> Result:
         """See ``Strategy``."""
@@ -218,8 +218,12 @@ class RrtoStrategy:
             raise
         device.flush()
         took_s = time.monotonic() - begin_s
-        self._round_trips.add(took_s)
         up, down = statistics.bytes_up - up, device.answers.bytes - down
+        link = self._client.link_state(server.name)
+        on_link_s = up / link.up_bytes_per_s + down / link.down_bytes_per_s + link.round_trip_s
+        # Where the link is not known, all of it may have been the link's.
+        served_s = max(0.0, took_s - on_link_s) if math.isfinite(on_link_s) else 0.0
+        self._round_trips.add(took_s, served_s, served_s, up, down)
         how = 'replayed' if here.replays > replays else 'operator by operator'
         sizes = here.unit_sizes()
         operators = f' of {", ".join(map(str, sizes))} operators' if sizes else ''
