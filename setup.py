@@ -19,6 +19,7 @@ REQUIRES = [
     'zstandard>=0.22',
 ]
 EXTRAS = {
+    'ray': ['ray>=2.52'],  # replicas of a server's models (doc/server.md)
     'sim': ['mujoco>=3.2'],
     'test': [
         'hypothesis>=6.80',

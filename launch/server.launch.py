@@ -47,6 +47,17 @@ def generate_launch_description():
                 description='CPU threads of an operator; 0: all',
             ),
             DeclareLaunchArgument(
+                'backend',
+                default_value='in_process',
+                choices=['in_process', 'ray'],
+                description='what computes: this process, or replicas of the models (Ray)',
+            ),
+            DeclareLaunchArgument(
+                'replicas',
+                default_value='1',
+                description='backend:=ray: processes that each hold all models',
+            ),
+            DeclareLaunchArgument(
                 'key_file',
                 default_value='',
                 description='pre-shared key (ros2 run offload_ros make_key FILE): the same file on '
@@ -86,6 +97,8 @@ def generate_launch_description():
                         'device': LaunchConfiguration('device'),
                         'key_file': LaunchConfiguration('key_file'),
                         'threads': ParameterValue(LaunchConfiguration('threads'), value_type=int),
+                        'backend': LaunchConfiguration('backend'),
+                        'replicas': ParameterValue(LaunchConfiguration('replicas'), value_type=int),
                         'autostart': ParameterValue(
                             LaunchConfiguration('autostart'), value_type=bool
                         ),

@@ -5,10 +5,12 @@ import pathlib
 
 import setuptools
 
+LEFT_OUT = {'ray'}  # large, and nothing needs it: who wants it installs it
+
 
 def dependencies(setup_py: pathlib.Path) -> list[str]:
-    """Return install_requires and every extra of ``setup_py`` by running it with a recording
-    ``setup``."""
+    """Return install_requires and the extras of ``setup_py``, but for ``LEFT_OUT``, by running it
+    with a recording ``setup``."""
     recorded: dict = {}
     original, setuptools.setup = setuptools.setup, lambda **kwargs: recorded.update(kwargs)
     try:
@@ -16,8 +18,8 @@ def dependencies(setup_py: pathlib.Path) -> list[str]:
     finally:
         setuptools.setup = original
     listed = list(recorded['install_requires'])
-    for extra in recorded['extras_require'].values():
-        listed += extra
+    for name, extra in recorded['extras_require'].items():
+        listed += extra if name not in LEFT_OUT else []
     return [spec for spec in listed if not spec.startswith('torch>')]
 
 

@@ -14,8 +14,8 @@ from offload_ros.wire.client import NoReply
 from offload_ros.wire.directory import HeldModel, ServerState
 from offload_ros.wire.exchange import Status
 
-# Agreed with the package's equality tests: unequal versions or instruction sets order sums
-# differently.
+# Agreed with the package's equality tests: unequal versions or instruction sets, and batches, order
+# sums differently.
 TOLERANCE = 1e-4
 
 
@@ -90,10 +90,11 @@ class ServerStrategy:
         link_s = max(0.0, round_trip_s - reply.server_s)
         state = self._client.link_state(server.name)
         up_share = uplink_share(state, bytes_up, bytes_down)
-        exact = server.runtime == self._runtime
+        exact = server.runtime == self._runtime and not reply.batched_with
+        batch = f', in a batch of {reply.batched_with + 1}' if reply.batched_with else ''
         result = Result(
             reply.outputs,
-            plan=f'server {server.name}',
+            plan=f'server {server.name}{batch}',
             exact=exact,
             tolerance=0.0 if exact else TOLERANCE,
             uplink_s=link_s * up_share,

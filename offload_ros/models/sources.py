@@ -182,3 +182,8 @@ class Classifier(nn.Module):
         """(1, C, h, w) float32 to ``probabilities`` (K,) and ``logits`` (K,), float32."""
         logits = self.network(pixels).logits[0]
         return {'probabilities': torch.softmax(logits, dim=-1), 'logits': logits}
+
+    def batched(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The same for (B, C, h, w), outputs (B, K): see ``models.batch``."""
+        logits = self.network(pixels).logits
+        return {'probabilities': torch.softmax(logits, dim=-1), 'logits': logits}

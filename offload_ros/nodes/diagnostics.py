@@ -40,6 +40,7 @@ def server_diagnostics(engine: Engine, robots: int, stamp: Any) -> DiagnosticArr
     array = DiagnosticArray()
     array.header.stamp = stamp
     busy, length = engine.busy_share(), engine.queue_length
+    batches, batched = engine.batches
     overloaded = length >= engine.queue_limit or busy > BUSY
     array.status.append(
         _entry(
@@ -51,6 +52,8 @@ def server_diagnostics(engine: Engine, robots: int, stamp: Any) -> DiagnosticArr
                 'queue_length': str(length),
                 'queue_limit': str(engine.queue_limit),
                 'robots': str(robots),
+                'batches': str(batches),
+                'requests_in_batches': str(batched),
                 'models': ', '.join(f'{model.name}/{model.variant}' for model in engine.models),
             },
         )

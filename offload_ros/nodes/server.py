@@ -11,6 +11,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where Humble has it
+from rclpy.parameter import Parameter
 from rclpy.task import Future
 import torch
 
@@ -20,6 +21,12 @@ from offload_ros.graph.profiling import ProfilingError, Subject
 from offload_ros.models.config import ModelConfig
 from offload_ros.models.errors import ConfigError, ModelError
 from offload_ros.models.model import Model, load_model
+from offload_ros.nodes.computing_parameters import (
+    READ_ONCE,
+    backend_of,
+    batching_of,
+    declare_computing,
+)
 from offload_ros.nodes.diagnostics import server_diagnostics
 from offload_ros.nodes.managed import BringUpError, ManagedNode
 from offload_ros.nodes.parameters import (
@@ -47,7 +54,14 @@ LATER_S = 0.05  # how long a finished loading may wait for its answer
 class OffloadServer(ManagedNode):
     """Lifecycle, topics and timers around ``Engine``."""
 
-    FIXED_WHEN_CONFIGURED = ('models_file', 'models', 'device', 'queue_limit', 'key_file')
+    FIXED_WHEN_CONFIGURED = (
+        'models_file',
+        'models',
+        'device',
+        'queue_limit',
+        'key_file',
+        *READ_ONCE,
+    )
 
     def __init__(self) -> None:
         super().__init__('offload_server')
@@ -57,6 +71,7 @@ class OffloadServer(ManagedNode):
             self, 'threads', 0, 'CPU threads of one operator; 0: all cores', 0, 1024, True
         )
         declare(self, 'queue_limit', 32, 'requests that may wait; read when activated', 1, 10_000)
+        declare_computing(self)
         declare(
             self, 'max_message_mb', 64.0, 'larger requests are refused (MB)', 0.001, 4096.0, True
         )
@@ -155,7 +170,9 @@ class OffloadServer(ManagedNode):
             loaded,
             value_of(self, 'queue_limit'),
             pacer,
+            backend_of(self, value_of(self, 'models_file'), device),
         )
+        engine.batching = batching_of(self)
         self._engine = engine
         runtime = runtime_of(device)
         programs = OperatorHost(
@@ -220,6 +237,12 @@ class OffloadServer(ManagedNode):
             self.destroy_publisher(publisher)
         self._publishers = []
         self._configs = {}
+
+    def take_up(self, parameters: list[Parameter[Any]]) -> None:
+        """The next batch is made with them."""
+        if self._engine is not None:
+            changes = {parameter.name: parameter.value for parameter in parameters}
+            self._engine.batching = batching_of(self, changes)
 
     def _load(self, config: ModelConfig) -> Model:
         model = load_model(config, value_of(self, 'device'))

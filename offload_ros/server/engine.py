@@ -1,26 +1,40 @@
-"""The server's work: requests of all robots, run one at a time, each answered exactly once."""
+"""The server's work: requests of all robots, each answered exactly once; one computation at a time
+in this process, or one in each of several others (``server.backend``)."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from functools import partial
+import heapq
 import logging
 import math
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from offload_ros.models.errors import InputError, ModelError
 from offload_ros.models.model import Model
 from offload_ros.robot.lane import Job
 from offload_ros.robot.pacing import Pacer
-from offload_ros.robot.window import Window
+from offload_ros.server.backend import Backend, InProcess, ReplicaLost
+from offload_ros.server.batching import Batching, Turns, group_of
+from offload_ros.server.computing import Computing
 from offload_ros.server.fair_queue import Entry, FairQueue
+from offload_ros.server.replies import Replies, give
 from offload_ros.wire.exchange import Reply, Request, Status
 
 BUSY_SPAN_S = 1.0
-TYPICAL_OF = 5  # a model's duration is expected to be the median of so many: slow spells show soon
+RESTORE_S = 1.0  # between attempts to replace a replica
+CLOSE_S = 10.0  # what runs may take so long to end
+
+
+class _Running(NamedTuple):
+    """``size`` requests for a model, computed since ``began_s`` (steady clock)."""
+
+    model_hash: str
+    size: int
+    began_s: float
 
 
 class Engine:
@@ -29,6 +43,9 @@ class Engine:
     ``submit`` never blocks; the answer is called from the engine's thread, or at once when the
     request is refused. A cancelled request, and one of a robot that is gone, gets no answer.
     ``pacer`` makes it a slower accelerator, for benchmarks.
+
+    Requests of several robots for one model are computed together as ``batching`` says, which may
+    be set at any time. ``ModelError`` when ``backend`` (default: this process) cannot have a model.
     """
 
     def __init__(
@@ -38,25 +55,46 @@ class Engine:
         models: Iterable[Model],
         queue_limit: int = 32,
         pacer: Pacer | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.name = name
         self.session = session
         self._pacer = pacer or Pacer()
+        self._backend = backend or InProcess()
+        self._replies = Replies(name, session)
         self._condition = threading.Condition()
         self._queue = FairQueue(queue_limit)
         self._lent: deque[Job] = deque()  # what runs when no request waits
         self._in_turn: deque[Job] = deque()  # what runs next, by turns with requests
         self._closed = False
         self._busy: deque[tuple[float, float]] = deque(maxlen=1000)
-        self._running: tuple[Entry, float] | None = None  # and when it began
+        self._running: dict[int, _Running] = {}  # by worker
+        self._down: set[int] = set()  # workers whose replica is being replaced
         # Name -> content hash -> model; inner ones are replaced, never changed, for the readers.
         self._models: dict[str, dict[str, Model]] = {}
         self._changing = threading.Lock()  # models are added by threads that load them
-        self._durations: dict[str, Window] = {}  # content hash -> computing, seconds
-        for model in models:
-            self.add(model)
-        self._thread = threading.Thread(target=self._work, name='engine', daemon=True)
-        self._thread.start()
+        self._computing = Computing(
+            self._replies, self._backend, self._pacer, self.find, self._spent
+        )
+        self._turns = Turns(self._queue, self._computing.durations, self._computing.limit)
+        try:
+            for model in models:
+                self.add(model)
+        except ModelError:
+            self._backend.close()
+            raise
+        remote = self._backend.remote
+        names = ['engine', *(f'engine {each}' for each in range(1, self._backend.workers))]
+        self._threads = [
+            threading.Thread(target=self._work, args=(each, not remote), name=name, daemon=True)
+            for each, name in enumerate(names)
+        ]
+        if remote:  # what is lent is of this process
+            self._threads.append(
+                threading.Thread(target=self._work, args=(None, True), name='lent', daemon=True)
+            )
+        for thread in self._threads:
+            thread.start()
 
     @property
     def models(self) -> list[Model]:
@@ -68,9 +106,10 @@ class Engine:
         return self._models.get(name, {}).get(content_hash)
 
     def add(self, model: Model) -> None:
-        """Serve ``model`` too; another variant of a name is kept beside it."""
+        """Serve ``model`` too; another variant of a name is kept beside it. ``ModelError`` when
+        the backend cannot have it."""
+        self._backend.add(model)
         with self._changing:
-            self._durations.setdefault(model.hash, Window(TYPICAL_OF))
             self._models[model.name] = {**self._models.get(model.name, {}), model.hash: model}
 
     def remove(self, name: str, variant: str) -> bool:
@@ -82,7 +121,25 @@ class Engine:
                 self._models[name] = kept
             else:
                 self._models.pop(name, None)
+        for key in same.keys() - kept.keys():
+            self._backend.remove(same[key])
         return len(kept) < len(same)
+
+    @property
+    def batching(self) -> Batching:
+        """How requests are put together, from the next batch on."""
+        return self._turns.batching
+
+    @batching.setter
+    def batching(self, batching: Batching) -> None:
+        with self._condition:
+            self._turns.batching = batching
+            self._condition.notify_all()
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """Batches of several requests that were computed so far, and the requests in them."""
+        return self._computing.batches, self._computing.batched
 
     @property
     def queue_length(self) -> int:
@@ -111,39 +168,39 @@ class Engine:
             if self._closed:
                 raise RuntimeError('the server is closing')
             (self._in_turn if in_turn else self._lent).append(job)
-            self._condition.notify()
+            self._condition.notify_all()
         return job.result()
 
     def busy_share(self) -> float:
-        """Share of the last second that was spent computing, 0 to 1."""
+        """Share of the last second that was spent computing, 0 to 1; of all replicas."""
         now = time.monotonic()
         with self._condition:
             spans = list(self._busy)
-            if self._running is not None:
-                spans.append((self._running[1], now))
+            spans += [(running.began_s, now) for running in self._running.values()]
         recent = [
             min(end_s, now) - max(begin_s, now - BUSY_SPAN_S)
             for begin_s, end_s in spans
             if end_s > now - BUSY_SPAN_S
         ]
-        return min(1.0, sum(recent) / BUSY_SPAN_S)
+        return min(1.0, sum(recent) / (BUSY_SPAN_S * self._backend.workers))
 
     def submit(self, request: Request, answer: Callable[[Reply], None]) -> None:
         """Queue ``request``; refused at once with the cause when it cannot be run (in time)."""
-        entry = Entry(request, answer, time.monotonic())
+        entry = Entry(request, answer, time.monotonic(), group_of(request))
         refusal = self._refusal(request)
         if refusal:
-            answer(self._reply(entry, Status.ERROR, refusal))
+            answer(self._replies.refusal(entry, Status.ERROR, refusal))
             return
         refused: Entry | None = entry
         with self._condition:
-            cause = 'server is closing' if self._closed else self._too_late(request)
+            cause = 'server is closing' if self._closed else self._too_late(entry)
             if not cause:
                 cause = f'queue is full ({self._queue.limit} requests wait)'
                 refused = self._queue.push(entry)
-                self._condition.notify()
+                self._turns.heard(entry)
+                self._condition.notify_all()
         if refused is not None:
-            _give(refused, self._reply(refused, Status.BUSY, cause))
+            give(refused, self._replies.refusal(refused, Status.BUSY, cause))
 
     def cancel(self, session: str, seq: int) -> bool:
         """The robot needs no answer any more: True when its computing is saved."""
@@ -154,21 +211,25 @@ class Engine:
         """A robot is gone: so is all that it asked for."""
         with self._condition:
             self._queue.drop(session)
+            self._turns.forget(session)
 
     def close(self) -> None:
-        """Answer what waits with BUSY and end the thread after the running request."""
+        """Answer what waits with BUSY and end the threads after what runs."""
         with self._condition:
             self._closed = True
             waiting = self._queue.clear()
             lent = [*self._in_turn, *self._lent]
             self._in_turn, self._lent = deque(), deque()
-            self._condition.notify()
+            self._condition.notify_all()
         for job in lent:
             job.abort(RuntimeError('the server is closing'))
         for entry in waiting:
-            _give(entry, self._reply(entry, Status.BUSY, 'server is closing'))
-        if self._thread is not threading.current_thread():
-            self._thread.join(timeout=10.0)
+            give(entry, self._replies.refusal(entry, Status.BUSY, 'server is closing'))
+        end_s = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, end_s - time.monotonic()))
+        self._backend.close()
 
     def _refusal(self, request: Request) -> str:
         same = self._models.get(request.model)
@@ -191,21 +252,25 @@ class Engine:
             return str(error)
         return ''
 
-    def _too_late(self, request: Request) -> str:
+    def _too_late(self, entry: Entry) -> str:
         """Why there is no point in waiting, from recent durations; empty when there may be.
 
         An idle server takes everything: what it measured of a slow spell must not shut it for good.
         """
+        workers = [each for each in range(self._backend.workers) if each not in self._down]
+        if not workers:
+            return 'the replicas of the models are being started again'
+        request = entry.request
         ahead = self._queue.ahead_of(request.session, request.priority)
-        if self._running is None and not ahead:
+        if not ahead and len(self._running) < len(workers):
             return ''
-        wait_s = sum(self._typical_s(entry.request) for entry in ahead)
-        if self._running is not None:
-            entry, began_s = self._running
-            typical_s, so_far_s = self._typical_s(entry.request), time.monotonic() - began_s
-            # One that takes longer than usual is expected to take as long again.
-            wait_s += typical_s - so_far_s if so_far_s < typical_s else so_far_s
-        needed_s = wait_s + self._typical_s(request)
+        now_s = time.monotonic()
+        free_s = [self._left_s(self._running.get(each), now_s) for each in workers]
+        heapq.heapify(free_s)
+        needed_s = 0.0
+        for computing_s in self._computations_s([*ahead, entry]):
+            needed_s = heapq.heappop(free_s) + computing_s
+            heapq.heappush(free_s, needed_s)
         if needed_s <= request.budget_s:
             return ''
         return (
@@ -213,100 +278,99 @@ class Engine:
             f'{request.budget_s * 1000:.0f} ms'
         )
 
-    def _typical_s(self, request: Request) -> float:
-        window = self._durations.get(request.model_hash)
-        median_s = window.percentile(50) if window is not None else math.nan
-        return 0.0 if math.isnan(median_s) else median_s
+    def _left_s(self, running: _Running | None, now_s: float) -> float:
+        if running is None:
+            return 0.0
+        typical_s = self._computing.durations.typical_s(running.model_hash, running.size)
+        so_far_s = now_s - running.began_s
+        # One that takes longer than usual is expected to take as long again.
+        return typical_s - so_far_s if so_far_s < typical_s else so_far_s
 
-    def _work(self) -> None:
-        for model in self.models:
+    def _computations_s(self, entries: list[Entry]) -> list[float]:
+        """What each of the batches of ``entries`` is expected to take; the last one's is the
+        last."""
+        sizes = Counter(entry.group for entry in entries)
+        own = entries[-1]
+        hashes = {entry.group: entry.request.model_hash for entry in entries}
+        found: list[float] = []
+        for group in [*(each for each in sizes if each != own.group), own.group]:
+            full, rest = divmod(sizes[group], self._turns.largest(group))
+            parts = [self._turns.largest(group)] * full + [rest] * bool(rest)
+            found += [self._computing.durations.typical_s(hashes[group], each) for each in parts]
+        return found
+
+    def _spent(self, began_s: float, ended_s: float) -> None:
+        with self._condition:
+            self._busy.append((began_s, ended_s))
+
+    def _work(self, worker: int | None, lent: bool) -> None:
+        """One thread: takes requests if it is a ``worker``, and what is ``lent``."""
+        for model in self.models if worker is not None else ():
             try:
-                model.warm_up()  # this thread's first run is slow: it must not be a robot's request
+                # This thread's first run is slow: it must not be a robot's request.
+                self._backend.warm_up(worker or 0, model)
             except (InputError, ModelError):  # whoever asks for it is told why
                 logging.getLogger(__name__).exception("model '%s' does not warm up", model.name)
+            except ReplicaLost:
+                self._replace(worker or 0)
         turn = False  # whether a request has just run
         while True:
             with self._condition:
-                self._running = None
-                entry, job = self._next(turn)
-                if entry is None and job is None:
-                    return
-                if entry is not None:
-                    self._running = (entry, time.monotonic())
-            turn = entry is not None
-            if entry is not None:
-                _give(entry, self._run(entry))
-            elif job is not None:
+                if worker is not None:
+                    self._running.pop(worker, None)
+                entries, job = self._next(turn, worker is not None, lent)
+                if entries and worker is not None:
+                    request = entries[0].request
+                    self._running[worker] = _Running(
+                        request.model_hash, len(entries), time.monotonic()
+                    )
+            if not entries and job is None:
+                return
+            turn = bool(entries)
+            if job is not None:
                 job.run()
                 if job.started_s is not None:
-                    with self._condition:
-                        self._busy.append((job.started_s, job.started_s + job.duration_s))
+                    self._spent(job.started_s, job.started_s + job.duration_s)
+            elif worker is not None:
+                try:
+                    self._computing.run(worker, entries)
+                except ReplicaLost as error:
+                    logging.getLogger(__name__).warning('%s', error)
+                    self._replace(worker)
 
-    def _next(self, turn: bool) -> tuple[Entry | None, Job | None]:
-        """What runs next, waiting for it; neither when the engine is closed. The lock is held."""
+    def _next(self, turn: bool, requests: bool, lent: bool) -> tuple[list[Entry], Job | None]:
+        """What this thread runs next, waiting for it; nothing when the engine is closed. The lock
+        is held."""
         while True:
-            if turn and self._in_turn:
-                return None, self._in_turn.popleft()
-            entry = self._queue.pop()
-            if entry is not None:
-                return entry, None
-            for jobs in (self._in_turn, self._lent):
+            if lent and turn and self._in_turn:
+                return [], self._in_turn.popleft()
+            now_s = time.monotonic()
+            again_s = math.inf
+            if requests:
+                idle = not (lent and (self._in_turn or self._lent))
+                entries, again_s = self._turns.next(now_s, may_wait=idle)
+                if entries:
+                    return entries, None
+            for jobs in (self._in_turn, self._lent) if lent else ():
                 if jobs:
-                    return None, jobs.popleft()
+                    return [], jobs.popleft()
             if self._closed:
-                return None, None
-            self._condition.wait()
+                return [], None
+            self._condition.wait(None if again_s == math.inf else again_s - now_s)
 
-    def _run(self, entry: Entry) -> Reply:
-        request = entry.request
-        started_s = time.monotonic()
-        queued_s = started_s - entry.received_s
-        if queued_s > request.budget_s:
-            late = (
-                f'waited {queued_s * 1000:.0f} ms, the robot allowed '
-                f'{request.budget_s * 1000:.0f} ms'
-            )
-            return self._reply(entry, Status.EXPIRED, late, queue_s=queued_s)
-        model = self._models.get(request.model, {}).get(request.model_hash)
-        if model is None:
-            unloaded = f"model '{request.model}' was unloaded while the request waited"
-            return self._reply(entry, Status.ERROR, unloaded, queue_s=queued_s)
-        try:
-            outputs = self._pacer(partial(model.run, request.inputs))
-        except (InputError, ModelError) as error:
-            return self._reply(entry, Status.ERROR, str(error), queue_s=queued_s)
-        finally:
-            ended_s = time.monotonic()
+    def _replace(self, worker: int) -> None:
+        """Wait until the worker's replica runs again; with none at all, nobody waits for it."""
+        with self._condition:
+            self._running.pop(worker, None)
+            self._down.add(worker)
+            waiting = self._queue.clear() if len(self._down) == self._backend.workers else []
+        detail = 'the replicas of the models are being started again'
+        for entry in waiting:
+            give(entry, self._replies.refusal(entry, Status.BUSY, detail))
+        while not self._backend.restore(worker):
             with self._condition:
-                self._busy.append((started_s, ended_s))
-        self._durations[model.hash].add(ended_s - started_s)
-        return Reply(
-            server=self.name,
-            server_session=self.session,
-            session=request.session,
-            seq=request.seq,
-            status=Status.OK,
-            queue_s=queued_s,
-            compute_s=ended_s - started_s,
-            server_s=time.monotonic() - entry.received_s,
-            outputs=outputs,
-        )
-
-    def _reply(self, entry: Entry, status: Status, detail: str, queue_s: float = 0.0) -> Reply:
-        return Reply(
-            server=self.name,
-            server_session=self.session,
-            session=entry.request.session,
-            seq=entry.request.seq,
-            status=status,
-            detail=detail,
-            queue_s=queue_s,
-            server_s=time.monotonic() - entry.received_s,
-        )
-
-
-def _give(entry: Entry, reply: Reply) -> None:
-    try:
-        entry.answer(reply)
-    except Exception:  # one robot's fault must not end the others' service
-        logging.getLogger(__name__).exception('reply %d could not be given', reply.seq)
+                if self._closed:
+                    return
+                self._condition.wait(RESTORE_S)
+        with self._condition:
+            self._down.discard(worker)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-import itertools
 
 from offload_ros.wire.exchange import Reply, Request
 
@@ -19,6 +18,12 @@ class Entry:
     request: Request
     answer: Callable[[Reply], None]
     received_s: float
+    group: Hashable = None  # what may be computed together
+
+    @property
+    def deadline_s(self) -> float:
+        """When the answer must be there."""
+        return self.received_s + self.request.budget_s
 
 
 class FairQueue:
@@ -35,7 +40,7 @@ class FairQueue:
         self.limit = limit
         self._waiting: dict[str, list[Entry]] = {}  # robot session -> oldest first
         self._served: dict[str, int] = {}  # robot session -> turn in which it was served last
-        self._turns = itertools.count(1)
+        self._last = 0  # the turn of whoever was served last
 
     def __len__(self) -> int:
         return sum(len(entries) for entries in self._waiting.values())
@@ -54,19 +59,47 @@ class FairQueue:
 
     def pop(self) -> Entry | None:
         """Take the next one out, or None."""
-        heads = [
-            (max(entries, key=lambda entry: entry.request.priority), session)
+        first = self.in_turn(1)
+        self.take(first)
+        return first[0] if first else None
+
+    def in_turn(self, count: int, group: Hashable = None) -> list[Entry]:
+        """Those that would be served next, in this order; with ``group``: if only it were there."""
+        waiting = {
+            session: [entry for entry in entries if group is None or entry.group == group]
             for session, entries in self._waiting.items()
-            if entries
+        }
+        served = dict(self._served)
+        found: list[Entry] = []
+        while len(found) < count:
+            heads = [
+                (max(entries, key=lambda entry: entry.request.priority), session)
+                for session, entries in waiting.items()
+                if entries
+            ]
+            if not heads:
+                break
+            entry, session = min(
+                heads, key=lambda head: (-head[0].request.priority, served.get(head[1], 0))
+            )
+            waiting[session].remove(entry)
+            served[session] = self._last + 1 + len(found)
+            found.append(entry)
+        return found
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Take these out: they are served, in this order."""
+        for entry in entries:
+            session = entry.request.session
+            self._remove(session, entry)
+            self._last += 1
+            self._served[session] = self._last
+
+    def others(self, group: Hashable) -> list[Entry]:
+        """All that are not of ``group``."""
+        return [
+            entry for entries in self._waiting.values() for entry in entries if entry.group != group
         ]
-        if not heads:
-            return None
-        entry, session = min(
-            heads, key=lambda head: (-head[0].request.priority, self._served.get(head[1], 0))
-        )
-        self._remove(session, entry)
-        self._served[session] = next(self._turns)
-        return entry
 
     def ahead_of(self, session: str, priority: int) -> list[Entry]:
         """Those that would be served before a new entry of ``session``."""

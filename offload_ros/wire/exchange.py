@@ -59,7 +59,8 @@ class Request:
 @dataclass(frozen=True)
 class Reply:
     """The answer. ``server_s``: receipt to sending on the server, contains ``queue_s`` and
-    ``compute_s``."""
+    ``compute_s``. ``batched_with``: other requests that were computed in the same forward; unless
+    it is 0, the last bits are not those of the model on one frame."""
 
     server: str
     server_session: str
@@ -72,3 +73,4 @@ class Reply:
     server_s: float = 0.0
     outputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
     tensor_bytes: int = 0  # of the outputs, as they travelled
+    batched_with: int = 0

@@ -30,6 +30,7 @@ from offload_ros.wire.tensors import (
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 1 << 20
 MAX_TEXT = 1000
+MAX_BATCH = 1 << 16
 _LENGTH = struct.Struct('<I')
 Buffer = bytes | memoryview
 
@@ -72,6 +73,7 @@ def frame_reply(reply: Reply, coder: Coder = raw) -> Framed:
         'queue_s': reply.queue_s,
         'compute_s': reply.compute_s,
         'server_s': reply.server_s,
+        'batched_with': reply.batched_with,
     }
     return _frame(head, reply.outputs, {}, frozenset(), coder)
 
@@ -112,6 +114,7 @@ def parse_reply(
         server_s=_seconds(head, 'server_s'),
         outputs=tensors,
         tensor_bytes=size,
+        batched_with=_whole(head, 'batched_with', MAX_BATCH),
     )
 
 

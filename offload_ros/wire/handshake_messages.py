@@ -13,7 +13,7 @@ import json
 import re
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_NAME = 255
 MAX_HOST = 64
 MAX_TORCH = 100

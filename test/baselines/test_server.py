@@ -118,6 +118,13 @@ def test_link_state_of_the_server_in_use_is_asked(strategy, server):
     assert result.uplink_s > 0.99 * (result.uplink_s + result.downlink_s)
 
 
+def test_a_result_of_a_batch_says_so_and_is_not_exact(strategy, server):
+    server.answer['batched_with'] = 2
+    result = run(strategy)
+    assert result.plan == 'server /server, in a batch of 3'
+    assert (result.exact, result.tolerance) == (False, 1e-4)
+
+
 def test_equal_runtimes_are_exact(strategy):
     result = run(strategy)
     assert (result.exact, result.tolerance) == (True, 0.0)

@@ -42,6 +42,7 @@ REPLY_HEAD = {
     'queue_s': 0.0,
     'compute_s': 0.0,
     'server_s': 0.0,
+    'batched_with': 0,
     'tensors': [],
 }
 
@@ -114,13 +115,22 @@ def test_request_arrives_as_it_was_sent(inputs, seq, model, budget_s, priority, 
 
 
 @settings(max_examples=100, deadline=None)
-@given(outputs=tensors(), status=st.sampled_from(Status), detail=TEXT)
-def test_reply_arrives_as_it_was_sent(outputs, status, detail):
-    sent = Reply('/server', 'server session', 'session', 9, status, detail, 0.1, 0.2, 0.3, outputs)
+@given(
+    outputs=tensors(),
+    status=st.sampled_from(Status),
+    detail=TEXT,
+    batched_with=st.integers(0, (1 << 16) - 1),
+)
+def test_reply_arrives_as_it_was_sent(outputs, status, detail, batched_with):
+    sent = Reply(
+        '/server', 'server session', 'session', 9, status, detail, 0.1, 0.2, 0.3, outputs,
+        batched_with=batched_with,
+    )  # fmt: skip
     parsed = reply_in(joined(frame_reply(sent).buffers))
     assert_same(outputs, parsed.outputs)
     assert parsed.tensor_bytes == sum(tensor.nbytes for tensor in outputs.values())
-    for name in ('server', 'server_session', 'session', 'seq', 'status', 'detail'):
+    names = ('server', 'server_session', 'session', 'seq', 'status', 'detail', 'batched_with')
+    for name in names:
         assert getattr(parsed, name) == getattr(sent, name)
     assert (parsed.queue_s, parsed.compute_s, parsed.server_s) == (0.1, 0.2, 0.3)
 
@@ -241,12 +251,21 @@ def test_bad_request_is_refused_and_the_text_says_what_is_wrong(fields, text):
         ({'queue_s': 'x'}, "queue_s is 'x'"),
         ({'compute_s': -0.5}, 'compute_s is -0.5'),
         ({'server_s': 1e9}, 'server_s is 1000000000.0'),
+        ({'batched_with': -1}, 'batched_with is -1'),
+        ({'batched_with': True}, 'batched_with is True'),
+        ({'batched_with': 1 << 16}, 'a whole number below 65536'),
     ],
 )
 def test_bad_reply_is_refused_and_the_text_says_what_is_wrong(fields, text):
     with pytest.raises(WireError, match=text):
         reply_in(received({**REPLY_HEAD, **fields}))
     assert reply_in(received(REPLY_HEAD)).status == Status.OK
+
+
+def test_reply_that_does_not_say_whether_it_is_of_a_batch_is_refused():
+    head = {name: value for name, value in REPLY_HEAD.items() if name != 'batched_with'}
+    with pytest.raises(WireError, match='batched_with is None'):
+        reply_in(received(head))
 
 
 @pytest.mark.parametrize(

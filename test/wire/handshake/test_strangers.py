@@ -224,12 +224,12 @@ def test_a_keyed_robot_takes_no_welcome_without_proof(make_site):
 
 def test_another_protocol_is_refused_by_name_on_both_sides(make_site):
     site = make_site()
-    newer = site.hello().replace(b'"protocol":1', b'"protocol":2')
-    with pytest.raises(HandshakeRefused, match='robot speaks protocol 2, this server 1') as caught:
+    newer = site.hello().replace(b'"protocol":2', b'"protocol":3')
+    with pytest.raises(HandshakeRefused, match='robot speaks protocol 3, this server 2') as caught:
         site.server.on_hello(newer)
     assert read(caught.value.reply, Refusal).reason == 'protocol'
-    reply = caught.value.reply.replace(b'"protocol":1', b'"protocol":3')
-    with pytest.raises(HandshakeRefused, match='3, this robot 1: install the same version'):
+    reply = caught.value.reply.replace(b'"protocol":2', b'"protocol":4')
+    with pytest.raises(HandshakeRefused, match='4, this robot 2: install the same version'):
         site.robot.on_welcome(reply)
 
 
