@@ -14,11 +14,13 @@ from offload_ros.wire.trace import Trace, indoors, outdoors
 
 from .bed import Settings, Testbed
 from .host import Host, HostProcess, TestbedError, unavailable
+from .switched import Switched
 
 __all__ = [
     'Host',
     'HostProcess',
     'Settings',
+    'Switched',
     'Testbed',
     'TestbedError',
     'Trace',

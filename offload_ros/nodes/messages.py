@@ -132,12 +132,13 @@ def model_status_message(pipeline: Pipeline, server: str) -> ModelStatus:
         message.plan = last.plan
         message.reason = last.error or last.reason
     message.rate_hz = statistics.rate_hz()
-    message.robot_ms = 1000.0 * statistics.median_s('robot_s')
-    message.uplink_ms = 1000.0 * statistics.median_s('uplink_s')
-    message.server_ms = 1000.0 * statistics.median_s('server_s')
-    message.downlink_ms = 1000.0 * statistics.median_s('downlink_s')
-    message.total_ms = 1000.0 * statistics.median_s('total_s')
+    message.robot_ms = 1000.0 * statistics.median('robot_s')
+    message.uplink_ms = 1000.0 * statistics.median('uplink_s')
+    message.server_ms = 1000.0 * statistics.median('server_s')
+    message.downlink_ms = 1000.0 * statistics.median('downlink_s')
+    message.total_ms = 1000.0 * statistics.median('total_s')
     message.total_p95_ms = 1000.0 * statistics.p95_total_s()
+    message.energy_j = statistics.median('energy_j')
     for name in (
         'bytes_up',
         'bytes_down',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -14,7 +15,7 @@ SPAN_S = 5.0
 class Statistics:
     """Counts since start; medians and rates over the last ``SPAN_S``. Safe between threads."""
 
-    PARTS = ('robot_s', 'uplink_s', 'server_s', 'downlink_s', 'total_s')
+    PARTS = ('robot_s', 'uplink_s', 'server_s', 'downlink_s', 'total_s', 'energy_j')
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -46,14 +47,16 @@ class Statistics:
             self.bytes_down += answer.bytes_down
             self.last = answer
         for part, window in self._windows.items():
-            window.add(getattr(answer, part), now)
+            value = getattr(answer, part)
+            if math.isfinite(value):  # errors have no energy
+                window.add(value, now)
 
     def rate_hz(self) -> float:
         """Results per second lately."""
         return self._windows['total_s'].rate_hz(time.monotonic())
 
-    def median_s(self, part: str) -> float:
-        """Recent median of one of ``PARTS`` in seconds; NaN without results."""
+    def median(self, part: str) -> float:
+        """Recent median of one of ``PARTS``, in seconds or joules; NaN without results."""
         return self._windows[part].percentile(50, time.monotonic())
 
     def p95_total_s(self) -> float:
