@@ -150,12 +150,11 @@ class Controller:
     def choose(
         self, candidates: Sequence[Candidate], state: LinkState, now_s: float, tries: bool = True
     ) -> Choice:
-        """The plan for the next inference. One candidate must be of family ``device``; it is also
-        what a late run ends with. ``tries``: it may be one that is worth a try.
-        ``ValueError`` for candidates without what the goal needs."""
+        """The plan for the next inference; ``tries``: also one that is worth a try. ``ValueError``
+        without one of family ``device`` (what a late run ends with), or what the goal needs."""
         alone = [each for each in candidates if each.family == DEVICE]
         if not alone:
-            raise ValueError("the robot alone (family 'device') must be among the candidates")
+            raise ValueError("the robot alone (family 'device') must be a candidate")
         if self.goal != LEAST_LATENCY and any(each.energy is None for each in candidates):
             raise ValueError(f'the goal is {self.goal}: every candidate needs a curve of energy')
         self._now_s = now_s
@@ -164,11 +163,11 @@ class Controller:
         spread, unsure, bandwidths = self._bandwidths(state)
         safe = self._alone(alone[0])
         valued = self._by_goal([self._valued(each, bandwidths, safe) for each in candidates], safe)
-        kept = [each for each in valued if each.in_time >= IN_TIME]
-        best = min(kept or valued, key=lambda each: each.score)
+        kept = [each for each in valued if each.in_time >= IN_TIME] or valued
+        best = min(kept, key=lambda each: each.score)
         others = [each.mean_s for each in valued if each is not best]
         tried = self._worth_a_try(best, valued, unsure) if tries else None
-        chosen = best if tried is None else tried
+        chosen = tried or best
         return Choice(
             chosen.candidate,
             chosen.mean_s,
@@ -184,7 +183,7 @@ class Controller:
 
     def learn(self, choice: Choice, measured_s: float) -> None:
         """What the chosen plan took, which need not be what it was predicted to."""
-        if not (measured_s > 0.0 and math.isfinite(measured_s)):
+        if not 0.0 < measured_s < math.inf:
             return
         candidate = choice.candidate
         self._evidence[candidate.family].append(

@@ -250,7 +250,7 @@ def test_bad_parameters_are_refused_with_the_reason(everything: dict[str, Any]) 
         (
             'conv.strategy',
             'teleport',
-            "there is no strategy 'teleport'; there are amot, device, dsccs, fleet, "
+            "there is no strategy 'teleport'; there are amot, auto, device, dsccs, fleet, "
             'intra_dp, layer_cut, mcop, rrto, server, spso_ga',
         ),
         ('models_file', 'other.yaml', 'models_file is read when configured'),

@@ -459,8 +459,9 @@ def test_unknown_strategy_is_refused_with_those_that_can_run_the_model(start, ma
     with pytest.raises(StrategyRefused) as refusal:
         run.pipeline.set_strategy('teleport')
     assert str(refusal.value) == (
-        "model 'tiny': there is no strategy 'teleport'; there are amot, device, dsccs, fleet, "
-        'intra_dp, layer_cut, mcop, rrto, server, spso_ga; admissible: device, fleet, rrto, server'
+        "model 'tiny': there is no strategy 'teleport'; there are amot, auto, device, dsccs, "
+        'fleet, intra_dp, layer_cut, mcop, rrto, server, spso_ga; '
+        'admissible: auto, device, fleet, rrto, server'
     )
     assert run.pipeline.strategy == 'device'
     assert run.ask(x).strategy_used == 'device'
@@ -476,11 +477,11 @@ def test_strategy_that_cannot_run_the_model_is_refused_with_those_that_can(
 
     monkeypatch.setattr(choosy, 'prepare', prepare)
     run = start(make_model(), choosy)
-    assert run.pipeline.admissible() == ['device', 'fleet', 'rrto', 'server']
+    assert run.pipeline.admissible() == ['auto', 'device', 'fleet', 'rrto', 'server']
     with pytest.raises(StrategyRefused) as refusal:
         run.pipeline.set_strategy('stub')
     assert str(refusal.value) == (
-        "model 'tiny': the model is not a CNN; admissible: device, fleet, rrto, server"
+        "model 'tiny': the model is not a CNN; admissible: auto, device, fleet, rrto, server"
     )
 
 
@@ -536,7 +537,7 @@ def test_custom_strategy_that_is_none_is_refused(start, make_model, custom, name
     with pytest.raises(StrategyRefused) as refusal:
         run.pipeline.set_strategy(name)
     assert text in str(refusal.value)
-    assert 'admissible: device, fleet, rrto, server' in str(refusal.value)
+    assert 'admissible: auto, device, fleet, rrto, server' in str(refusal.value)
 
 
 def test_another_model_runs_from_the_next_frame_on(start, make_model, doubled, stub, x):
