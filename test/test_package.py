@@ -132,5 +132,14 @@ def test_shipped_configuration_is_valid() -> None:
         'published',
         'plain',
     ]
-    for file in ('robot.yaml', 'server.yaml', 'tracker.yaml', 'world.yaml'):
+    fleet = load_models_file(ROOT / 'config' / 'models_fleet.yaml')
+    assert [each.name for each in fleet] == ['detection', 'segmentation', 'depth']
+    for file in (
+        'robot.yaml',
+        'server.yaml',
+        'tracker.yaml',
+        'world.yaml',
+        'navigator.yaml',
+        'fleet_planner.yaml',
+    ):
         assert '/**' in yaml.safe_load((ROOT / 'config' / file).read_text())

@@ -40,6 +40,9 @@ LOOK_AGAIN_S = 10.0  # for strategies that were refused
 KEEP = 0.97  # another one must be expected to take less than this share ...
 STEADY = 5  # ... so many frames in a row; at once when less than AT_ONCE
 AT_ONCE = 0.7
+# While the robot computes, a frame goes to the server too so often: what comes of it tells when
+# that pays again, without delaying any result.
+LOOK_S, LOOK_LIMIT_S, LOOK_SHARE = 1.0, 2.0, 0.25
 
 
 class _Candidate:
@@ -65,6 +68,8 @@ class AutoStrategy:
         self._present = ''
         self._rival, self._rival_frames = '', 0
         self._goal: tuple[Goal, float] = (LEAST_LATENCY, math.inf)
+        self._looker: threading.Thread | None = None
+        self._look_at_s = -math.inf
         self._last_s, self._period_s = math.nan, math.nan
         self._reason = ''
         self._power = PowerModel()
@@ -125,7 +130,31 @@ class AutoStrategy:
                 # It was only tried: the present one answers this frame all the same.
                 name = self._present or DEVICE
                 self._reason = f'{candidate.name} was tried: {error}'
+        self._look(frame, now_s)
         raise LeftToRobot(f'robot {self._model.device}', used=DEVICE, reason=self._reason)
+
+    def _look(self, frame: Frame, now_s: float) -> None:
+        """Send a frame to the server beside the robot's own computing, if that is due."""
+        candidate = self._candidates.get(SERVER)
+        busy = self._looker is not None and self._looker.is_alive()
+        if candidate is None or busy or now_s < self._look_at_s or not self._usable(SERVER):
+            return
+        if not candidate.correction.count:  # nothing is known yet: it is tried as any other
+            return
+        self._looker = threading.Thread(target=self._looked, args=[candidate, frame], daemon=True)
+        self._looker.start()
+
+    def _looked(self, candidate: _Candidate, frame: Frame) -> None:
+        began_s, expected_s = time.monotonic(), candidate.plain.latency_s
+        try:
+            candidate.strategy.run(frame, began_s + LOOK_LIMIT_S)
+        except Exception:  # whatever it is, a frame that needs it will meet it too
+            candidate.correction.failed(time.monotonic())
+        else:
+            now_s = time.monotonic()
+            candidate.correction.measured(expected_s, now_s - began_s, now_s)
+        took_s = time.monotonic() - began_s
+        self._look_at_s = began_s + max(LOOK_S, took_s / LOOK_SHARE)
 
     def cancel(self, seq: int) -> None:
         """See ``Strategy``."""

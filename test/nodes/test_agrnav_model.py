@@ -60,16 +60,15 @@ def test_offloaded_labels_are_those_of_one_machine(variant):
 
 
 def run(domain: int, listener: Listener, variant: str) -> None:
-    if variant != 'small':
-        setting = Process(
-            domain, 'ros2', 'param', 'set', '/offload_manager', 'agrnav.variant', variant
-        )
-        with running(setting):
-            assert setting.ended() == 0, setting.output
     bits = seen(variant)
     publisher = listener.publisher(Image, 'agrnav/voxels')
     results = listener.results('agrnav')
     until(publisher.get_subscription_count, 'the manager subscribes')
+    # On one machine nothing is coded: that would take longer than to copy it.
+    for name, value in (('agrnav.variant', variant), ('link.emulate.bandwidth_mbps', '20.0')):
+        setting = Process(domain, 'ros2', 'param', 'set', '/offload_manager', name, value)
+        with running(setting):
+            assert setting.ended() == 0, setting.output
     (config,) = load_models_file(CONFIG)
     torch.set_num_threads(1)
     model = load_model(config.variant_named(variant), 'cpu')
@@ -81,13 +80,13 @@ def run(domain: int, listener: Listener, variant: str) -> None:
         result = answer_to(publisher.publish, message, results)
         assert result.status == InferenceResult.OK, result.detail
         np.testing.assert_array_equal(outputs_of(result)['labels'], wanted)
-        same = result.model_hash == model.hash
-        return result if same and not result.fallback else None
+        by_server = result.model_hash == model.hash and not result.fallback
+        # The first ones tell how fast the link is.
+        return result if by_server and result.bytes_down < wanted.nbytes / 8 else None
 
-    result = until(offloaded, 'a result by the server', 180.0)
+    result = until(offloaded, 'labels from the server, entropy-coded', 180.0)
     assert result.strategy_used == 'server'
     assert result.weights_trained == (variant == 'small')
     assert wanted.shape == SIZES[variant]
-    # Labels travel entropy-coded: far fewer bytes than voxels.
     assert 0 < result.bytes_up <= bits.nbytes
-    assert 0 < result.bytes_down < wanted.nbytes / 8
+    assert result.bytes_down > 0

@@ -1,6 +1,7 @@
 """Strategy auto: it learns what the others take, takes the best, and leaves what fails."""
 
 from itertools import pairwise
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -33,12 +34,31 @@ class Clock:
         return self.now
 
 
+class AtOnce:
+    """A thread that beside everything else takes no time here."""
+
+    def __init__(self, target, args, daemon):
+        self.run = lambda: target(*args)
+        self.robot = args[0].strategy.robot
+
+    def start(self):
+        clock, began = self.robot.clock, self.robot.clock.now
+        self.run()
+        self.robot.looks += 1
+        clock.now = began
+
+    def is_alive(self):
+        return False
+
+
 class Robot:
     """A robot whose link, server and own speed can be changed."""
 
     def __init__(self, monkeypatch):
         self.clock = Clock()
         monkeypatch.setattr(auto, 'time', self.clock)
+        monkeypatch.setattr(auto, 'threading', SimpleNamespace(Lock=threading.Lock, Thread=AtOnce))
+        self.looks = 0
         self.up, self.server_s, self.device_s, self.split_s = 1e7, 0.01, 0.1, 0.03
         self.there, self.answers = True, True
         self.refused = {'rrto', 'amot', 'intra_dp'}
@@ -150,6 +170,23 @@ def test_a_link_that_gets_twenty_times_slower_is_left_with_the_next_frame(robot)
     assert set(robot.frames(20)) == {'device'}
     robot.up *= 20
     assert robot.frames(3)[-1] == 'server'
+
+
+def test_it_notices_that_the_server_pays_again_though_the_link_was_not_measured(robot):
+    robot.frames(10)
+    told = robot.link.client.link_state
+    robot.link.client.link_state = lambda _: LinkState(5e5, 5e5, 0.002)  # and stays with that
+    robot.up = 5e5
+    assert robot.frames(30)[-1] == 'device'
+    looks = robot.looks
+    assert 0 < looks <= 5  # about once a second
+    robot.up = 1e7
+    robot.link.client.link_state = lambda _: (
+        told(_) if robot.looks > looks else LinkState(5e5, 5e5, 0.002)
+    )
+    began = robot.clock.now
+    while robot.frame()[0] != 'server':
+        assert robot.clock.now - began < 2.0
 
 
 def test_small_differences_do_not_make_it_switch_to_and_fro(robot):
