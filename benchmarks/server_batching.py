@@ -8,8 +8,7 @@ result is compared with the model on one frame.
 
 The server computes on the CPU in one thread and shares the machine with its robots. `scene` is a
 ViT on small images, `resnet18` a convolutional network that keeps one core busy by itself, and
-`sconet` a voxel network whose 3-D convolutions PyTorch computes by a slow path where there is one
-frame and one thread: it gains what it loses there.
+`sconet` a voxel network with 3-D convolutions.
 """
 
 from __future__ import annotations
