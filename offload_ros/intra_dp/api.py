@@ -15,7 +15,7 @@ from types import TracebackType
 from torch import nn
 
 from offload_ros.intra_dp.attached import Attached, Contact
-from offload_ros.policy.goal import Goal
+from offload_ros.policy.goal import Goal, Objective
 
 
 class IntraDP:
@@ -56,6 +56,8 @@ class IntraDP:
         objective that there is not.
         """
         goal = Goal.named(objective, deadline_s, weight)
+        if goal.objective is Objective.ACCURACY:
+            raise ValueError("plans lose no accuracy: objective 'accuracy' is for strategy auto")
         if not isinstance(model, nn.Module):
             raise TypeError(f'attach takes a torch.nn.Module, not a {type(model).__name__}')
         if self._closed:

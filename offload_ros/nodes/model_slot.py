@@ -246,7 +246,7 @@ class ModelSlot:
         if not pipeline.aim(goal, deadline_s) and goal != LEAST_LATENCY:
             self._node.get_logger().warning(
                 f"model '{self.name}': strategy '{pipeline.strategy}' has a goal of its own; "
-                'layer_cut, mcop and intra_dp plan for the parameter objective'
+                'auto, layer_cut, mcop and intra_dp are for the parameter objective'
             )
 
     def _unsubscribe(self) -> None:
@@ -304,7 +304,8 @@ class ModelSlot:
             node,
             f'{name}.objective',
             config.objective,
-            'what plans of layer_cut, mcop and intra_dp are for: latency | energy | weighted',
+            'what auto, and plans of layer_cut, mcop and intra_dp, are for: latency | energy | '
+            'weighted | accuracy (auto)',
         )
         text = 'for energy and weighted: plans must be as fast as this (ms); 0: as deadline_ms asks'
         declare(

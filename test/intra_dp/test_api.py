@@ -307,6 +307,8 @@ def test_wrong_models_are_refused_with_what_to_do(contact):
             idp.attach(Network())
         with pytest.raises(ValueError, match="'speed' is not one of latency, energy, weighted"):
             idp.attach(Network().eval(), objective='speed')
+        with pytest.raises(ValueError, match="objective 'accuracy' is for strategy auto"):
+            idp.attach(Network().eval(), objective='accuracy')
         assert idp.status() == ''
 
 

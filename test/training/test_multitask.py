@@ -19,6 +19,7 @@ from offload_ros.models.multitask_network import (
 )
 from offload_ros.sim.objects import KINDS
 from offload_ros.sim.scene import ROOM_KINDS
+from offload_ros.training.kapao.evaluate import overlaps
 from offload_ros.training.multitask import images, train
 from offload_ros.training.multitask.batches import Batches, images_of, mirrored, truth_of
 from offload_ros.training.multitask.evaluate import (
@@ -27,7 +28,6 @@ from offload_ros.training.multitask.evaluate import (
     Shares,
     fitted,
     main,
-    overlap_figures,
 )
 from offload_ros.training.multitask.images import CLASS_OF_KIND, MOST, NOTHING
 from offload_ros.training.multitask.loss import (
@@ -300,10 +300,10 @@ def test_figures_of_segmentation_and_depth_counted_by_hand():
     assert shares.figures()['delta1'] == pytest.approx(3 / 5)
 
 
-def test_overlap_figures_and_the_line_through_times():
+def test_overlaps_and_the_line_through_times():
     one = np.array([[0.0, 0.0, 10.0, 10.0]])
     other = np.array([[5.0, 0.0, 15.0, 10.0], [0.0, 0.0, 40.0, 40.0]])
-    iou, inside = overlap_figures(one, other)
+    iou, inside = overlaps(one, other)
     assert iou[0].tolist() == pytest.approx([1 / 3, 100 / 1600])
     assert inside[0].tolist() == pytest.approx([0.5, 1.0])
     assert fitted({1: 0.003, 2: 0.005, 4: 0.009}) == pytest.approx((0.001, 0.002))

@@ -44,6 +44,7 @@ from offload_ros.models.multitask_network import (
     MultitaskNetwork,
 )
 from offload_ros.models.preprocess import ImagePreprocess
+from offload_ros.training.kapao.evaluate import overlaps
 from offload_ros.training.multitask.batches import images_of
 from offload_ros.training.multitask.images import HEIGHT_PX, NOTHING, WIDTH_PX, load
 from offload_ros.training.multitask.train import NETWORKS
@@ -55,16 +56,6 @@ TIMED = (1, 2, 4, 8)
 CAMERA = (240, 320, 3)
 Floats = npt.NDArray[np.floating[Any]]
 RESULTS = Path('benchmarks/results/multitask.json')
-
-
-def overlap_figures(one: Floats, other: Floats) -> tuple[Floats, Floats]:
-    """IoU (N, M) of boxes (N, 4) and (M, 4: x1, y1, x2, y2); which share of N lies inside M."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(2)
-    areas = [(each[:, 2:] - each[:, :2]).prod(1) for each in (one, other)]
-    union = areas[0][:, None] + areas[1][None] - common
-    return common / np.maximum(union, 1e-9), common / np.maximum(areas[0][:, None], 1e-9)
 
 
 class Detections:
@@ -88,7 +79,7 @@ class Detections:
         for row in rows[rows[:, 4] > 0]:
             its = int(row[5])
             alike = kind == its
-            iou, inside = (each[0] for each in overlap_figures(row[None, :4], boxes))
+            iou, inside = (each[0] for each in overlaps(row[None, :4], boxes.astype(np.float64)))
             best = int(np.where(alike & free, iou, -1.0).argmax())
             right = bool(alike[best] and free[best] and iou[best] >= FOUND_IOU)
             free[best] &= not right
