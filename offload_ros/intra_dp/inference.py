@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 Tensors = Mapping[str, torch.Tensor]
 Began = Callable[[RobotSide], None]
 AGAIN_S = 2.0  # after a server refused a plan
+ROUGH = math.log(1.1)
 _opener = ThreadPoolExecutor(1, 'open plan')
 
 
@@ -161,9 +162,11 @@ class SplitInference:
         controller = self._controllers.setdefault(server, Controller(goal=self.goal))
         choice = controller.choose(self._candidates(state), state, time.monotonic(), tries=False)
         ready = _ready(choice.candidate)
+        # A schedule takes milliseconds: not one for each change of an estimate.
+        state = _roughly(state)
         key = (ready.key, link_of(state))
         if key not in self._predictions:
-            if len(self._predictions) > 100:
+            if len(self._predictions) > 1000:
                 self._predictions.clear()
             self._predictions[key] = self._predicted(ready, state, power)
         # Times as experience has them; what is busy for how long as the schedule says.
@@ -195,6 +198,22 @@ class SplitInference:
         self.plans.close()
         if self._own is not None:
             self._own.close()
+
+
+def _roughly(state: LinkState) -> LinkState:
+    """To 10 %: for how long what is busy need not be known better."""
+
+    def rounded(value: float) -> float:
+        if not 0.0 < value < math.inf:
+            return value
+        return float(math.exp(ROUGH * round(math.log(value) / ROUGH)))
+
+    return LinkState(
+        *(
+            rounded(each)
+            for each in (state.up_bytes_per_s, state.down_bytes_per_s, state.round_trip_s)
+        )
+    )
 
 
 def _ready(candidate: Candidate) -> Ready:
