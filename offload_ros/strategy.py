@@ -1,22 +1,25 @@
-"""What a strategy is: one way to run an inference. One file adds one.
+"""What a strategy is: one way to run an inference. One file adds one (doc/own_strategy.md).
 
-A strategy registers under a name with ``@register('name')``, or is named ``package.module:Class``
-in ``models.yaml``. The manager makes one object per model and strategy, calls ``prepare`` once,
-``run`` for each frame from one thread, and ``cancel`` from any thread.
+A strategy registers under a name with ``@register('name')``, in a module that ``models.yaml`` lists
+under ``strategies`` or an installed package names as entry point; or is named
+``package.module:Class`` in ``models.yaml``. The manager makes one object per model and strategy,
+calls ``prepare`` once, ``run`` for each frame from one thread, and ``cancel`` from any thread.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 import importlib
+from importlib import metadata
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from offload_ros.fleet.followed import FollowedPlan
+from offload_ros.models.errors import ConfigError
 
 if TYPE_CHECKING:
     from offload_ros.amot.options import AmotOptions
@@ -134,8 +137,9 @@ class Strategy(Protocol):
     """One way to run the inferences of one model.
 
     Optional: where ``aims`` is true, ``aim(goal, answer_s)`` tells what to plan for, before the
-    first frame and whenever that changes (``policy.goal``; see ``cuts.strategy``). ``record(path)``
-    asks for a timeline of the next inference.
+    first frame and whenever that changes (``policy.goal``; see ``cuts.strategy``).
+    ``usable(goal)``: whether strategy auto may choose it for the next frame. ``record(path)`` asks
+    for a timeline of the next inference.
     """
 
     def prepare(self, model: Model, link: Link) -> None:
@@ -155,37 +159,98 @@ class Strategy(Protocol):
         """Release what ``prepare`` took."""
 
 
+METHODS = ('prepare', 'predict', 'run', 'cancel', 'close')
+ENTRY_POINTS = 'offload_ros.strategies'  # the group, for installed packages
+# Of this package. Auto looks at its strategies in this order, then at others by name.
+_BUILT_IN = (
+    'offload_ros.baselines.device',
+    'offload_ros.baselines.server',
+    'offload_ros.intra_dp.strategy',
+    'offload_ros.rrto.strategy',
+    'offload_ros.amot.strategy',
+    'offload_ros.cuts.strategy',
+    'offload_ros.fleet.strategy',
+    'offload_ros.policy.auto',
+)
 _REGISTRY: dict[str, Callable[[], Strategy]] = {}
+_AUTOMATIC: set[str] = set()
+_IMPORTED: set[str] = set()  # modules that registered something when they were imported
 
 
-def register(name: str) -> Callable[[type], type]:
-    """Class decorator: make a strategy known under ``name``."""
+def register(name: str, automatic: bool = False) -> Callable[[type], type]:
+    """Class decorator: make a strategy known under ``name``; where ``automatic``, strategy auto
+    may choose it. ``ValueError`` for a name that is taken and for what is no strategy."""
 
     def add(kind: type) -> type:
+        if not name.isidentifier():
+            raise ValueError(f'strategy name {name!r} must be letters, digits and _')
         if name in _REGISTRY:
-            raise ValueError(f"strategy '{name}' is registered twice")
+            raise ValueError(f"strategy '{name}' is registered twice: choose another name")
+        if _missing(kind):
+            raise ValueError(f"strategy '{name}' lacks the methods {', '.join(_missing(kind))}")
+        if automatic and getattr(kind, 'chooses', False):
+            raise ValueError(f"strategy '{name}' chooses by itself: it cannot be automatic")
         _REGISTRY[name] = kind
+        if automatic:
+            _AUTOMATIC.add(name)
         return kind
 
     return add
 
 
+def import_strategies(modules: Iterable[str], listed_in: str) -> None:
+    """Import modules that register strategies, as the file ``listed_in`` has them, and those that
+    installed packages name as entry points of the group ``offload_ros.strategies``. ``ConfigError``
+    when one does not import, or registers none."""
+    strategy_names()  # the names of this package are taken first
+    for module in modules:
+        remedy = 'put its folder on PYTHONPATH, or build its package and source the workspace'
+        _import(f"{listed_in}: strategies: module '{module}'", module, remedy)
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        distribution = point.dist.name if point.dist is not None else '?'
+        where = f"entry point '{point.name}' of package '{distribution}': module '{point.module}'"
+        _import(where, point.module, 'mend the package, or uninstall it')
+
+
+def _import(where: str, module: str, remedy: str) -> None:
+    before = set(_REGISTRY)
+    try:
+        importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # importing runs anybody's code
+        for name in set(_REGISTRY) - before:  # half of it would be in the way of the next try
+            del _REGISTRY[name]
+            _AUTOMATIC.discard(name)
+        raise ConfigError(
+            f'{where} does not import: {type(error).__name__}: {error}: {remedy}'
+        ) from error
+    own = (each.__module__ for each in _REGISTRY.values())
+    if set(_REGISTRY) - before or any(f'{each}.'.startswith(f'{module}.') for each in own):
+        _IMPORTED.add(module)
+    if module not in _IMPORTED:
+        raise ConfigError(f"{where} registers no strategy: put @register('name') before the class")
+
+
 def strategy_names() -> list[str]:
-    """Names of all strategies of this package, sorted."""
-    importlib.import_module('offload_ros.amot.strategy')
-    importlib.import_module('offload_ros.baselines.device')
-    importlib.import_module('offload_ros.baselines.server')
-    importlib.import_module('offload_ros.cuts.strategy')
-    importlib.import_module('offload_ros.fleet.strategy')
-    importlib.import_module('offload_ros.intra_dp.strategy')
-    importlib.import_module('offload_ros.policy.auto')
-    importlib.import_module('offload_ros.rrto.strategy')
+    """Names of all strategies that are known, sorted."""
+    for module in _BUILT_IN:
+        importlib.import_module(module)
     return sorted(_REGISTRY)
+
+
+def automatic_strategies() -> list[str]:
+    """Names of those that strategy auto may choose, in the order in which it tries them."""
+
+    def place(name: str) -> tuple[int, str]:
+        module = _REGISTRY[name].__module__
+        return (_BUILT_IN.index(module) if module in _BUILT_IN else len(_BUILT_IN), name)
+
+    return sorted((name for name in strategy_names() if name in _AUTOMATIC), key=place)
 
 
 def make_strategy(name: str) -> Strategy:
     """A new strategy by its registered name or as ``package.module:Class``; ``StrategyRefused``
-    otherwise."""
+    otherwise. The second form imports that module: it must not come from elsewhere than this
+    machine's files."""
     known = strategy_names()
     if name in _REGISTRY:
         return _REGISTRY[name]()
@@ -196,12 +261,13 @@ def make_strategy(name: str) -> Strategy:
         kind = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # importing runs anybody's code
         raise StrategyRefused(f"strategy '{name}': {type(error).__name__}: {error}") from error
-    # Nothing but a strategy is ever called here: the name may come from a parameter.
-    methods = ('prepare', 'predict', 'run', 'cancel', 'close')
-    missing = [method for method in methods if not callable(getattr(kind, method, None))]
-    if not isinstance(kind, type) or missing:
+    if not isinstance(kind, type) or _missing(kind):  # nothing but a strategy is ever called
         raise StrategyRefused(
-            f"strategy '{name}' is not a class with the methods {', '.join(methods)}"
+            f"strategy '{name}' is not a class with the methods {', '.join(METHODS)}"
         )
     strategy: Strategy = kind()
     return strategy
+
+
+def _missing(kind: Any) -> list[str]:
+    return [method for method in METHODS if not callable(getattr(kind, method, None))]

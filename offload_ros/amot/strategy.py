@@ -23,6 +23,7 @@ from offload_ros.amot.patches import count_of
 from offload_ros.amot.robot_side import BudgetSpent, Sampler, as_seen
 from offload_ros.baselines.server import uplink_share
 from offload_ros.models.model import Model
+from offload_ros.policy.goal import Goal, Objective
 from offload_ros.robot.window import Window
 from offload_ros.strategy import (
     Frame,
@@ -39,7 +40,7 @@ from offload_ros.wire.codec_choice import CodecChooser
 DISTRIBUTIONS = 'distributions.json'
 
 
-@register('amot')
+@register('amot', automatic=True)
 class AmotStrategy:
     """The robot cuts patches out of the camera's image, and no more; see ``Strategy``."""
 
@@ -72,6 +73,10 @@ class AmotStrategy:
     def options(self) -> AmotOptions:
         """As the parameters have them now."""
         return self._link.amot.get(self._model.name, self._default)
+
+    def usable(self, goal: Goal) -> bool:
+        """See ``Strategy``; where accuracy is what counts, as it has one of its own."""
+        return goal.objective is Objective.ACCURACY
 
     def predict(self, state: LinkState) -> Prediction:
         """See ``Strategy``. Latency from the bytes, rounds and server times of the last images;

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from offload_ros.cuts.whole_record import WholeRecorder
 from offload_ros.models.model import Model
+from offload_ros.policy.goal import Goal
 from offload_ros.policy.round_trips import RoundTrips
 from offload_ros.strategy import Frame, Link, LinkState, Prediction, Result, Unanswered, register
 from offload_ros.wire.client import NoReply
@@ -26,7 +27,7 @@ class ServedVariant(NamedTuple):
     outputs: tuple[str, ...]
 
 
-@register('server')
+@register('server', automatic=True)
 class ServerStrategy:
     """Sends each frame's inputs, in the sensor's own dtype, to the least loaded server that has
     the model."""
@@ -50,6 +51,10 @@ class ServerStrategy:
     def predict(self, state: LinkState) -> Prediction:
         """See ``Strategy``; by the last inferences."""
         return self._round_trips.predict(state)
+
+    def usable(self, goal: Goal) -> bool:
+        """See ``Strategy``; while a server is there that has the model."""
+        return self._client.server_for(self._model)[0] is not None
 
     def run(self, frame: Frame, deadline_s: float) -> Result:
         server, why = self._client.server_for(self._model)

@@ -98,6 +98,10 @@ class CutStrategy:
         expected: Prediction = table.predict(planned, state)
         return expected
 
+    def usable(self, goal: Goal) -> bool:
+        """See ``Strategy``; while any server is there: it gets the graph from the robot."""
+        return bool(self._link.client.directory.alive())
+
     def run(self, frame: Frame, deadline_s: float) -> Result:
         """See ``Strategy``."""
         graph, table = self._ready(frame)

@@ -22,7 +22,7 @@ from offload_ros.policy.power import PowerModel
 from offload_ros.strategy import Frame, LinkState, Prediction, Result, Unanswered, register
 
 
-@register('intra_dp')
+@register('intra_dp', automatic=True)  # layer cuts are among its plans
 class IntraDpStrategy(CutStrategy):
     """See ``Strategy``, ``intra_dp.inference``, ``intra_dp.control``."""
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+import re
 from typing import Any, TypeVar
 
 import yaml
@@ -15,24 +16,40 @@ from offload_ros.models.config import InputSpec, ModelConfig, Preprocess, Source
 from offload_ros.models.errors import ConfigError
 
 Built = TypeVar('Built')
+_MODULE = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*\Z')
 
 
 def load_models_file(path: str | Path, only: str = '') -> list[ModelConfig]:
     """Read ``models.yaml``; of its models those named in ``only``, by commas, or all.
     ``ConfigError`` names file, model, key and remedy."""
     path = Path(path)
+    text = _text_of(path)
     try:
-        text = path.read_text(encoding='utf-8')
+        return _chosen(parse_models(text, base=path.parent), only)
+    except ConfigError as error:
+        raise ConfigError(f'{path}: {error}') from None
+
+
+def load_strategy_modules(path: str | Path) -> tuple[str, ...]:
+    """The modules that ``models.yaml`` lists under ``strategies``, not imported; ``ConfigError``
+    as of ``load_models_file``."""
+    path = Path(path)
+    text = _text_of(path)
+    try:
+        return _strategies(_document(text))
+    except ConfigError as error:
+        raise ConfigError(f'{path}: {error}') from None
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding='utf-8')
     except OSError as error:
         raise ConfigError(
             f'{path}: {error.strerror or error}: give models_file an existing file'
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f'{path}: not a text file') from None
-    try:
-        return _chosen(parse_models(text, base=path.parent), only)
-    except ConfigError as error:
-        raise ConfigError(f'{path}: {error}') from None
 
 
 def _chosen(configs: list[ModelConfig], only: str) -> list[ModelConfig]:
@@ -46,6 +63,14 @@ def _chosen(configs: list[ModelConfig], only: str) -> list[ModelConfig]:
 
 def parse_models(text: str, base: Path | None = None) -> list[ModelConfig]:
     """Read the text of a ``models.yaml``; relative paths in it count from ``base``."""
+    document = _document(text)
+    _strategies(document)
+    if not document['models']:
+        raise ConfigError("'models' is empty: add at least one model")
+    return [_model(name, entry, base or Path()) for name, entry in document['models'].items()]
+
+
+def _document(text: str) -> dict[str, Any]:
     try:
         document = yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
@@ -58,10 +83,20 @@ def parse_models(text: str, base: Path | None = None) -> list[ModelConfig]:
         raise ConfigError(f'not valid YAML: {error}') from None
     if not isinstance(document, dict) or not isinstance(document.get('models'), dict):
         raise ConfigError("must be a mapping with the key 'models' holding one mapping per model")
-    _known_keys('the file', document, {'models'})
-    if not document['models']:
-        raise ConfigError("'models' is empty: add at least one model")
-    return [_model(name, entry, base or Path()) for name, entry in document['models'].items()]
+    _known_keys('the file', document, {'models', 'strategies'})
+    return document
+
+
+def _strategies(document: Mapping[str, Any]) -> tuple[str, ...]:
+    modules = document.get('strategies', [])
+    if not isinstance(modules, list) or not all(
+        isinstance(each, str) and _MODULE.match(each) for each in modules
+    ):
+        raise ConfigError(
+            'strategies must be a list of modules, as [my_package.my_strategy], not '
+            f'{modules!r}: each registers its strategies by name'
+        )
+    return tuple(modules)
 
 
 class _UniqueKeys(yaml.SafeLoader):

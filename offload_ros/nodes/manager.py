@@ -32,6 +32,7 @@ from offload_ros.nodes.model_slot import ModelSlot
 from offload_ros.nodes.parameters import (
     declare,
     declare_models,
+    import_own_strategies,
     key_of_node,
     models_of_node,
     pacer_of_node,
@@ -115,6 +116,7 @@ class OffloadManager(ManagedNode):
     def configure(self) -> None:
         """Read models.yaml; declare each model's parameters and its result topic."""
         device = value_of(self, 'device')
+        import_own_strategies(self)
         for config in models_of_node(self):
             statistics = self._statistics[config.name]
             self._slots[config.name] = ModelSlot(self, config, device, self._later.put, statistics)

@@ -55,6 +55,7 @@ class ModelSlot:
         self._subscriptions: list[Any] = []
         self._changing: threading.Thread | None = None  # loads, or ends the last frame
         self._parameters = self._declare()
+        self._named_here = {config.strategy, self._value('strategy')}  # in files, before any call
         self._results = node.create_publisher(
             InferenceResult, f'inference/result/{self.name}', CONTROL
         )
@@ -95,6 +96,7 @@ class ModelSlot:
             self._amot(values)
             if 'variant' in values:
                 self.config.variant_named(values['variant'])
+            self._check_named(values.get('strategy', ''))
             if 'strategy' in values and self.pipeline is not None:
                 self.pipeline.prepare_strategy(values['strategy'])
             if values.get('record') and self.pipeline is not None:
@@ -218,6 +220,15 @@ class ModelSlot:
             callback = partial(self._on_input, pipeline, synchronizer, spec)
             self._subscriptions.append(
                 self._node.create_subscription(message_type(spec), spec.topic, callback, SENSOR)
+            )
+
+    def _check_named(self, strategy: str) -> None:
+        """``package.module:Class`` imports that module: only this machine's files may say so."""
+        if ':' in strategy and strategy not in self._named_here:
+            raise StrategyRefused(
+                f"model '{self.name}': strategy '{strategy}' is imported from models.yaml only: "
+                "list its module there under 'strategies', and set the name that it registers "
+                f'(there are: {", ".join(strategy_names())})'
             )
 
     def _goal(self, values: Mapping[str, Any]) -> Goal:

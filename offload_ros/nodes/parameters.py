@@ -14,9 +14,10 @@ from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
 from offload_ros.models.config import ModelConfig
-from offload_ros.models.config_file import load_models_file
+from offload_ros.models.config_file import load_models_file, load_strategy_modules
 from offload_ros.models.errors import ConfigError
 from offload_ros.robot.pacing import Pacer
+from offload_ros.strategy import import_strategies
 from offload_ros.wire.key_file import PresharedKey, load_key
 
 
@@ -56,6 +57,13 @@ def declare_models(node: Node) -> None:
 def models_of_node(node: Node) -> list[ModelConfig]:
     """The models that ``declare_models`` asks for; ``ConfigError`` says what is wrong."""
     return load_models_file(value_of(node, 'models_file'), value_of(node, 'models'))
+
+
+def import_own_strategies(node: Node) -> None:
+    """Make the strategies known that the models file lists, and those of installed packages;
+    ``ConfigError``."""
+    path = value_of(node, 'models_file')
+    import_strategies(load_strategy_modules(path), path)
 
 
 def value_of(node: Node, name: str) -> Any:

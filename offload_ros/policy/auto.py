@@ -7,11 +7,13 @@ what its inferences took; all models of the robot with this strategy choose toge
 from __future__ import annotations
 
 from dataclasses import replace
+import logging
 import math
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from offload_ros.models.errors import InputError, ModelError
 from offload_ros.policy.choice import Wish, score
 from offload_ros.policy.expectation import UNKNOWN, Correction, Expectation, expected
 from offload_ros.policy.goal import LEAST_LATENCY, Goal, Objective
@@ -26,6 +28,7 @@ from offload_ros.strategy import (
     Strategy,
     StrategyRefused,
     Unanswered,
+    automatic_strategies,
     make_strategy,
     register,
 )
@@ -34,8 +37,6 @@ if TYPE_CHECKING:
     from offload_ros.models.model import Model
 
 DEVICE, SERVER = 'device', 'server'
-# Layer cuts are among the plans of intra_dp; rrto is server for models that no server has.
-CANDIDATES = (SERVER, 'intra_dp', 'rrto', 'amot')
 LOOK_AGAIN_S = 10.0  # for strategies that were refused
 KEEP = 0.97  # another one must be expected to take less than this share ...
 STEADY = 5  # ... so many frames in a row; at once when less than AT_ONCE
@@ -92,13 +93,18 @@ class AutoStrategy:
     def _find_candidates(self) -> None:
         """Those that were refused may have become possible, as when a profile was measured."""
         self._looked_s = time.monotonic()
-        for name in CANDIDATES:
+        for name in automatic_strategies():
             if name in self._candidates:
                 continue
-            strategy = make_strategy(name)
             try:
+                strategy = make_strategy(name)
                 strategy.prepare(self._model, self._link)
             except StrategyRefused:
+                continue
+            except Exception as error:  # a strategy may be anybody's code
+                text = "strategy '%s' is left out for model '%s': %s: %s"
+                why = (type(error).__name__, error)
+                logging.getLogger(__name__).warning(text, name, self._model.name, *why)
                 continue
             self._candidates[name] = _Candidate(name, strategy)
             self.aim(*self._goal)
@@ -125,7 +131,10 @@ class AutoStrategy:
             except Unanswered as error:
                 failed_s = time.monotonic()
                 candidate.correction.failed(failed_s)
-                if isinstance(error, LeftToRobot) or self._over(frame) or name == self._present:
+                if isinstance(error, LeftToRobot):
+                    error.used = error.used or name
+                    raise
+                if self._over(frame) or name == self._present:
                     raise
                 # It was only tried: the present one answers this frame all the same.
                 name = self._present or DEVICE
@@ -137,7 +146,7 @@ class AutoStrategy:
         """Send a frame to the server beside the robot's own computing, if that is due."""
         candidate = self._candidates.get(SERVER)
         busy = self._looker is not None and self._looker.is_alive()
-        if candidate is None or busy or now_s < self._look_at_s or not self._usable(SERVER):
+        if candidate is None or busy or now_s < self._look_at_s or not self._usable(candidate):
             return
         if not candidate.correction.count:  # nothing is known yet: it is tried as any other
             return
@@ -182,6 +191,11 @@ class AutoStrategy:
         began_s = time.monotonic()
         try:
             result = candidate.strategy.run(frame, deadline_s)
+        except (Unanswered, InputError, ModelError):
+            raise
+        except Exception as error:  # a strategy may be anybody's code: another one answers
+            text = f'strategy {candidate.name}: {type(error).__name__}: {error}'
+            raise Unanswered(text) from error
         finally:
             with self._lock:
                 self._running = None
@@ -204,9 +218,16 @@ class AutoStrategy:
         """What each candidate that may run now is expected to take."""
         found = {}
         for each in self._candidates.values():
-            if not each.correction.allowed(now_s) or not self._usable(each.name):
+            if not each.correction.allowed(now_s):
                 continue
-            each.plain = expected(each.strategy, state, self._power)
+            try:
+                if not self._usable(each):
+                    continue
+                each.plain = expected(each.strategy, state, self._power)
+            except Exception as error:  # a strategy may be anybody's code
+                each.correction.failed(now_s)
+                logging.getLogger(__name__).warning("strategy '%s': %r", each.name, error)
+                continue
             found[each.name] = each.correction.applied(each.plain, now_s)
         alone_s = self._alone_s()
         busy = (alone_s if math.isfinite(alone_s) else 0.0, 0.0, 0.0, 0.0)
@@ -218,16 +239,10 @@ class AutoStrategy:
         durations = self._link.local.get(self._model.name)
         return math.nan if durations is None else durations.percentile(50)
 
-    def _usable(self, name: str) -> bool:
+    def _usable(self, candidate: _Candidate) -> bool:
         """Whether it makes sense to ask: a server is there, and has what it needs."""
-        if name == 'amot':
-            return self._goal[0].objective is Objective.ACCURACY
-        server, _ = self._link.client.server_for(self._model)
-        if name == 'rrto':
-            return server is None and bool(self._link.client.directory.alive())
-        if name == SERVER:
-            return server is not None
-        return bool(self._link.client.directory.alive())
+        usable = getattr(candidate.strategy, 'usable', None)
+        return usable is None or bool(usable(self._goal[0]))
 
     def _choose(self, frame: Frame, now_s: float) -> str:
         client = self._link.client

@@ -21,6 +21,7 @@ import torch
 from offload_ros.baselines.server import TOLERANCE
 from offload_ros.models.errors import InputError, ModelError
 from offload_ros.models.model import Model, runtime_description
+from offload_ros.policy.goal import Goal
 from offload_ros.policy.round_trips import RoundTrips
 from offload_ros.rrto.channel_link import ChannelLink
 from offload_ros.rrto.client import OperatorClient
@@ -132,7 +133,7 @@ class SharedDevice:
 _shared = SharedDevice()
 
 
-@register('rrto')
+@register('rrto', automatic=True)
 class RrtoStrategy:
     """Runs each frame in a thread of its own, which records and replays."""
 
@@ -160,6 +161,11 @@ class RrtoStrategy:
     def predict(self, state: LinkState) -> Prediction:
         """See ``Strategy``; by the last inferences."""
         return self._round_trips.predict(state)
+
+    def usable(self, goal: Goal) -> bool:
+        """See ``Strategy``; where servers are, but none that has the model."""
+        server, _ = self._client.server_for(self._model)
+        return server is None and bool(self._client.directory.alive())
 
     def run(self, frame: Frame, deadline_s: float) -> Result:
         """See ``Strategy``."""

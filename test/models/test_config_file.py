@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 from offload_ros.models.config import InputSpec, ModelConfig, Preprocess, Source
-from offload_ros.models.config_file import load_models_file, parse_models
+from offload_ros.models.config_file import (
+    load_models_file,
+    load_strategy_modules,
+    parse_models,
+)
 from offload_ros.models.errors import ConfigError
 
 GOOD = """
@@ -128,7 +132,7 @@ BAD_TEXTS = {
     'no model': ('models: {}', "'models' is empty: add at least one model"),
     'unknown key of the file': (
         model() + 'colour: red',
-        "the file: unknown key 'colour' (known: models)",
+        "the file: unknown key 'colour' (known: models, strategies)",
     ),
     'not YAML': ('models: {a: [', 'not valid YAML: while parsing'),
     'tabs': ('models:\n\ta: 1', 'not valid YAML: while scanning'),
@@ -443,6 +447,28 @@ def test_mistake_gives_one_line_that_names_place_and_rule(text, expected, tmp_pa
     assert '\n' not in line
     assert line.startswith(f'{path}: ')
     assert expected in line
+
+
+def test_modules_of_strategies_are_read_and_not_imported(tmp_path):
+    path = tmp_path / 'models.yaml'
+    path.write_text(model() + 'strategies: [my_package.race, not_there]\n')
+    assert load_strategy_modules(path) == ('my_package.race', 'not_there')
+    assert len(load_models_file(path)) == 1
+    path.write_text(model())
+    assert load_strategy_modules(path) == ()
+    with pytest.raises(ConfigError, match='give models_file an existing file'):
+        load_strategy_modules(tmp_path / 'none.yaml')
+
+
+@pytest.mark.parametrize(
+    'given', ['race', '[1]', '[./race.py]', '["a:Race"]', '[.race]', '{a: b}', '[a.]', 'null']
+)
+def test_strategies_that_are_no_modules_are_refused(given, tmp_path):
+    path = tmp_path / 'models.yaml'
+    path.write_text(model() + f'strategies: {given}\n')
+    for load in (load_models_file, load_strategy_modules):
+        with pytest.raises(ConfigError, match=r'strategies must be a list of modules, as \[my_pac'):
+            load(path)
 
 
 def test_some_models_of_a_file_are_chosen_by_name(tmp_path):

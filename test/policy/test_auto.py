@@ -21,6 +21,7 @@ from offload_ros.strategy import (
     Result,
     StrategyRefused,
     Unanswered,
+    make_strategy,
 )
 
 
@@ -127,6 +128,9 @@ class Fake:
         if self.name == 'intra_dp':
             return Prediction(self.robot.split_s, robot_busy_s=0.01, energy_j=0.02)
         return self.trips.predict(state)
+
+    def usable(self, goal):
+        return self.robot.there
 
     def run(self, frame, deadline_s):
         robot = self.robot
@@ -255,6 +259,94 @@ def test_it_is_for_what_it_is_told_to_be_for(robot):
     assert ('intra_dp', 'energy', 1.0) in robot.tuning
     robot.strategy.aim(Goal.named('energy', 0.03), 1.0)
     assert robot.frames(30)[-1] == 'server'
+
+
+class Own(Fake):
+    """Anybody's strategy, without ``usable``, that fails where it is told to."""
+
+    def __init__(self, robot, fails=''):
+        super().__init__(robot, 'own')
+        self.fails = fails
+
+    aims, usable = False, None
+
+    def prepare(self, model, link):
+        assert self.fails != 'prepare'
+
+    def predict(self, state):
+        assert self.fails != 'predict'
+        return Prediction(0.005, robot_busy_s=0.005)
+
+    def run(self, frame, deadline_s):
+        self.robot.clock.now += 0.005
+        if self.fails == 'run':
+            raise ZeroDivisionError('its own fault')
+        if self.fails == 'leave':
+            raise LeftToRobot('its plan')
+        return Result({})
+
+
+@pytest.fixture
+def robot_with(robot, monkeypatch):
+    def start(fails=''):
+        names = [*auto.automatic_strategies(), 'own']
+        monkeypatch.setattr(auto, 'automatic_strategies', lambda: names)
+        make = auto.make_strategy
+        monkeypatch.setattr(
+            auto, 'make_strategy', lambda name: Own(robot, fails) if name == 'own' else make(name)
+        )
+        robot.strategy._find_candidates()
+        return robot
+
+    return start
+
+
+def test_a_strategy_of_somebody_is_taken_where_it_is_the_best(robot_with):
+    robot = robot_with()
+    assert robot.frames(20)[-1] == 'own'
+    assert 'own 5 ms' in robot.reason
+    robot.there = False  # it says nothing of servers
+    assert robot.frame()[0] == 'own'
+
+
+@pytest.mark.parametrize('fails', ['prepare', 'predict', 'run'])
+def test_a_strategy_of_somebody_that_fails_is_left_alone(robot_with, fails):
+    used = robot_with(fails).frames(100)
+    assert set(used[5:]) <= {'server', 'fallback'}
+    assert used.count('fallback') <= (8 if fails == 'run' else 0)  # ever longer pauses
+
+
+def test_a_frame_that_somebodys_strategy_leaves_to_the_robot_says_so(robot_with):
+    robot = robot_with('leave')
+    assert 'own' in robot.frames(5)
+
+
+@pytest.mark.parametrize(
+    ('name', 'there', 'has_model', 'objective', 'usable'),
+    [
+        ('server', True, True, 'latency', True),
+        ('server', True, False, 'latency', False),
+        ('server', False, False, 'latency', False),
+        ('intra_dp', True, False, 'latency', True),
+        ('intra_dp', False, False, 'latency', False),
+        ('rrto', True, True, 'latency', False),
+        ('rrto', True, False, 'latency', True),
+        ('rrto', False, False, 'latency', False),
+        ('amot', True, True, 'accuracy', True),
+        ('amot', True, True, 'latency', False),
+        ('amot', False, False, 'accuracy', True),
+    ],
+)
+def test_strategies_of_the_package_say_when_they_are_usable(
+    name, there, has_model, objective, usable
+):
+    strategy = make_strategy(name)
+    strategy._client = SimpleNamespace(
+        server_for=lambda _: ('s', '') if has_model else (None, 'none'),
+        directory=SimpleNamespace(alive=lambda: ['s'] if there else []),
+    )
+    strategy._model, strategy._link = None, SimpleNamespace(client=strategy._client)
+    assert strategy.usable(Goal.named(objective)) is usable
 
 
 def test_cancel_reaches_who_runs_and_close_all(robot):
