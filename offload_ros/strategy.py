@@ -37,13 +37,16 @@ class Frame:
 
     ``inputs``: one tensor per input of the model, as the sensor gives it. ``buffers``: by input
     name, bytes that already hold exactly that tensor's data (the camera message's), so that
-    sending need not copy.
+    sending need not copy. ``compute_at``: called with a time of that clock, has the robot begin to
+    compute this frame then, unless it is answered before; without such a call it begins when the
+    deadline wants it.
     """
 
     seq: int
     inputs: Mapping[str, torch.Tensor]
     received_s: float
     buffers: Mapping[str, array[int]] = field(default_factory=dict)
+    compute_at: Callable[[float], None] = field(default=lambda at_s: None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class IntraDpStrategy(CutStrategy):
     method = 'intra_dp'
     methods = METHODS
     aims = True
+    completes = True  # itself, what is late of a split
 
     def predict(self, state: LinkState) -> Prediction:
         """See ``Strategy``; of the plan that would run now."""

@@ -101,10 +101,10 @@ class DeviceLane:
             self._wake_for(job)
         return job
 
-    def hurry(self, job: Job) -> None:
-        """Make a waiting job due now."""
+    def hurry(self, job: Job, at_s: float | None = None) -> None:
+        """Make a waiting job due at ``at_s`` (steady clock; default: now), if not before."""
         with self._condition:
-            job.due_s = min(job.due_s, time.monotonic())
+            job.due_s = min(job.due_s, time.monotonic() if at_s is None else at_s)
             self._wake_for(job)
 
     def cancel(self, job: Job) -> bool:

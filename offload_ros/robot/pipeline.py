@@ -1,9 +1,10 @@
 """One model on the robot: newest frame in, exactly one answer out for each frame taken up.
 
 Deadline: counted from receipt on the steady clock. While the requested strategy has not answered,
-computing on the robot begins at deadline minus its recent 95th percentile, and whichever ends
-first is published; it begins at once when the strategy gives up (server lost). Where local
-computing cannot fit the deadline at all, it begins at the deadline and its answer is marked late.
+computing on the robot begins at deadline minus its recent 95th percentile, or earlier where the
+strategy wants that (``Frame.compute_at``), and whichever ends first is published; it begins at once
+when the strategy gives up (server lost). Where local computing cannot fit the deadline at all, it
+begins at the deadline and its answer is marked late.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 import logging
 import math
 from pathlib import Path
@@ -266,6 +268,7 @@ class Pipeline:
             at_s=_local_start_s(deadline_s, allowed_s, local_s),
             done=local_done,
         )
+        frame = replace(frame, compute_at=partial(self._link.lane.hurry, hedge))
         # Until then the strategy's answer is still sooner than the robot's own.
         patience_s = allowed_s if math.isnan(local_s) else local_s
         try:

@@ -1,6 +1,7 @@
 """Strategy auto: it learns what the others take, takes the best, and leaves what fails."""
 
 from itertools import pairwise
+import math
 import threading
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import torch
 from offload_ros.policy import auto
 from offload_ros.policy.auto import AutoStrategy
 from offload_ros.policy.choice import Board
-from offload_ros.policy.goal import Goal
+from offload_ros.policy.goal import Goal, Objective
 from offload_ros.policy.round_trips import RoundTrips
 from offload_ros.robot.window import Window
 from offload_ros.strategy import (
@@ -90,7 +91,13 @@ class Robot:
         """What ran, and what it took."""
         self.seq += 1
         began = self.clock.now
-        frame = Frame(self.seq, {'x': torch.zeros(1000, dtype=torch.uint8)}, began)
+        self.robot_begins = []
+        frame = Frame(
+            self.seq,
+            {'x': torch.zeros(1000, dtype=torch.uint8)},
+            began,
+            compute_at=lambda at_s: self.robot_begins.append(at_s - began),
+        )
         try:
             result = self.strategy.run(frame, began + 1.0)
             used, reason = result.used, result.reason
@@ -191,6 +198,35 @@ def test_it_notices_that_the_server_pays_again_though_the_link_was_not_measured(
     began = robot.clock.now
     while robot.frame()[0] != 'server':
         assert robot.clock.now - began < 2.0
+
+
+def test_the_robot_begins_when_an_answer_is_overdue(robot):
+    robot.frames(20)
+    used, took = robot.frame()
+    assert used == 'server'
+    (begins_s,) = robot.robot_begins
+    assert 1.5 * took <= begins_s <= 2.5 * took + 0.02, 'long before the deadline of 1 s'
+    # What completes by itself what is late gets the time that the robot needs for all.
+    robot.refused.discard('intra_dp')
+    Fake.completes = True
+    try:
+        robot.split_s = 0.005
+        robot.clock.now += 20.0
+        robot.frames(10)
+        used, took = robot.frame()
+        assert used == 'intra_dp'
+        assert robot.robot_begins[-1] >= 1.5 * took + robot.device_s
+    finally:
+        del Fake.completes
+
+
+@pytest.mark.parametrize('objective', ['energy', 'weighted', 'accuracy'])
+def test_the_robot_does_not_begin_early_where_latency_is_not_all(robot, objective):
+    robot.strategy.aim(Goal(Objective(objective)), 0.5)
+    robot.device_s = 0.4
+    robot.frames(20)
+    if robot.frame()[0] == 'server':
+        assert robot.robot_begins == [math.inf]
 
 
 def test_small_differences_do_not_make_it_switch_to_and_fro(robot):

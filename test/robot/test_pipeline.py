@@ -164,6 +164,43 @@ def test_silent_strategy_is_overtaken_by_the_robot_in_time(
     assert answer.seq in silent.cancelled, 'the strategy is told to end'
 
 
+def test_silent_strategy_is_overtaken_when_it_said_so(start, make_model, doubled, stub, lane, x):
+    module, asking = doubled(0.0), stub()
+    run = start(make_model(module, strategy='stub', deadline_ms=30_000.0), asking)
+    run.ask(x)
+    idle(lane)
+
+    def late(frame, deadline_s):
+        frame.compute_at(time.monotonic() + 0.1)
+        asking.never(frame, deadline_s)
+
+    asking.answer = late
+    answer = run.ask(x)
+    assert torch.equal(answer.outputs['output'], x * 2)
+    assert (answer.strategy_used, answer.fallback, answer.late) == ('device', True, False)
+    assert 0.1 <= answer.total_s < 15.0, 'long before the deadline'
+    assert answer.seq in asking.cancelled
+
+
+def test_robot_that_was_asked_for_is_not_needed_when_the_answer_comes(
+    start, make_model, doubled, stub, lane, x
+):
+    module, asking = doubled(0.0), stub()
+    run = start(make_model(module, strategy='stub', deadline_ms=30_000.0), asking)
+    run.ask(x)
+    idle(lane)
+    calls = module.calls
+
+    def in_time(frame, deadline_s):
+        frame.compute_at(time.monotonic() + 20.0)
+        return asking.result(frame)
+
+    asking.answer = in_time
+    answer = run.ask(x)
+    idle(lane)
+    assert (answer.strategy_used, answer.fallback, module.calls) == ('stub', False, calls)
+
+
 def test_slow_strategy_that_answers_before_the_robot_is_used(
     start, make_model, doubled, stub, lane, x
 ):
