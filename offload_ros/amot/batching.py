@@ -40,8 +40,9 @@ class Batcher:
     """Computes what waits, most urgent first and with it what can go along, in one thread.
 
     A batch waits for more no longer than ``gather_s`` after its first part came, nor when that
-    would make it late, nor when all who asked lately are in it. ``lend`` runs a function on the
-    accelerator and returns its value. ``tidy`` is called about every second.
+    would make it late, nor when all who asked lately are in it; both may be changed while it runs.
+    ``lend`` runs a function on the accelerator and returns its value. ``tidy`` is called about
+    every second.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Batcher:
         if gather_s < 0 or max_batch < 1:
             raise ValueError('gather_s is at least 0, max_batch at least 1')
         self.batches = self.images = 0  # computed so far
-        self._lend, self._gather_s, self._max_batch, self._tidy = lend, gather_s, max_batch, tidy
+        self._lend, self.gather_s, self.max_batch, self._tidy = lend, gather_s, max_batch, tidy
         self._condition = threading.Condition()
         self._waiting: list[Work] = []
         self._heard_s: dict[Hashable, float] = {}
@@ -126,19 +127,19 @@ class Batcher:
         if not self._waiting:
             return [], float('inf')
         first = min(self._waiting, key=lambda each: each.expires_s)
-        batch = [each for each in self._waiting if each.group == first.group][: self._max_batch]
+        batch = [each for each in self._waiting if each.group == first.group][: self.max_batch]
         if first not in batch:  # it came after as many others
             batch[-1] = first
         self._heard_s = {
             source: at_s for source, at_s in self._heard_s.items() if now_s - at_s < ACTIVE_S
         }
         waiting = {each.source for each in self._waiting}
-        if len(batch) == self._max_batch or self._heard_s.keys() <= waiting:
+        if len(batch) == self.max_batch or self._heard_s.keys() <= waiting:
             return batch, now_s
         window = self._durations.get(first.group)
         typical_s = window.percentile(50) if window is not None else 0.0
         oldest_s = min(each.received_s for each in batch)
-        return batch, min(oldest_s + self._gather_s, first.expires_s - typical_s)
+        return batch, min(oldest_s + self.gather_s, first.expires_s - typical_s)
 
     def _compute(self, batch: list[Work]) -> None:
         given = [each.given for each in batch]

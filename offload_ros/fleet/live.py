@@ -75,7 +75,7 @@ class LiveFleet:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.file = file
-        self.options = options or LiveOptions()
+        self.options = options or LiveOptions()  # may be replaced, but for ``lost_s``
         self._clock = clock
         self._lock = threading.RLock()
         self._by_address = {each.address: each for each in file.nodes}

@@ -66,10 +66,10 @@ class LivePlanner:
     ) -> None:
         self.plan: FleetPlan | None = None  # the last one
         self.fleet = fleet
-        self._options = options or PlannerOptions()
+        self.options = options or PlannerOptions()  # all but the beats may be changed
         self._acting = acting
         self._clock = clock
-        beats = (self._options.beat_s, self._options.silent_s)
+        beats = (self.options.beat_s, self.options.silent_s)
         self._empty = FleetPlan(name, session, 0, *beats)
         self._target: _Target | None = None
         self._surplus_s: dict[tuple[str, LoadedModel], float] = {}  # since when it is not needed
@@ -88,8 +88,8 @@ class LivePlanner:
     def _begin(self, reason: str, urgent: bool) -> None:
         self._changes.forget_failures()
         problem, held = self.fleet.problem(), self._held()
-        assignment = planned(problem, held, self._options.time_limit_s)
-        until_s = self._clock() + self._options.load_s
+        assignment = planned(problem, held, self.options.time_limit_s)
+        until_s = self._clock() + self.options.load_s
         self._target = _Target(problem, assignment, reason, until_s)
         if urgent and self._missing(self._target, held):
             # Robots must not go on with nodes that are gone while others load.
@@ -101,7 +101,7 @@ class LivePlanner:
         missing = self._missing(target, self._held())
         failed = self._changes.failed(missing)
         if not failed and self._clock() >= target.until_s:
-            failed = dict.fromkeys(missing, f'not loaded within {self._options.load_s:g} s')
+            failed = dict.fromkeys(missing, f'not loaded within {self.options.load_s:g} s')
         if failed:
             whys = [self._refused(change, why) for change, why in failed.items()]
             self._begin(', '.join([target.reason, *whys]), urgent=False)
@@ -167,5 +167,5 @@ class LivePlanner:
         ]
         self._surplus_s = {key: self._surplus_s.get(key, now_s) for key in surplus}
         for (address, model), since_s in self._surplus_s.items():
-            if now_s - since_s >= self._options.unload_s:
+            if now_s - since_s >= self.options.unload_s:
                 self._changes.ask(Change(address, model, False))

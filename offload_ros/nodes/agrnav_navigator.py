@@ -6,6 +6,7 @@ to that model's results; where the network runs is not its business.
 
 from __future__ import annotations
 
+from dataclasses import replace
 import math
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from geometry_msgs.msg import PoseStamped, Twist
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image, PointCloud2
 
@@ -37,6 +39,7 @@ class AgrnavNavigator(PlacingNode):
         super().__init__('agrnav_navigator')
         self._navigation = Navigation(navigator_parameters.declare_all(self))
         self._frame = self._navigation.config.fixed_frame
+        self.add_on_set_parameters_callback(self._on_set)
         self._moving = False
         self._ended = threading.Event()
         self._publish()
@@ -89,6 +92,14 @@ class AgrnavNavigator(PlacingNode):
     def _on_goal(self, message: Any) -> None:
         self.checked(lambda: self._navigation.goal(told.goal_of(message, self._frame)))
 
+    def _on_set(self, parameters: list[Any]) -> SetParametersResult:
+        """The next speeds are found with them."""
+        values = {name: value_of(self, name) for name in navigator_parameters.SETTINGS}
+        values.update({each.name: each.value for each in parameters})
+        drive = navigator_parameters.driving_of(values)
+        self._navigation.config = replace(self._navigation.config, drive=drive)
+        return SetParametersResult(successful=True)
+
     # ---- what goes out
 
     def _control(self) -> None:
@@ -104,7 +115,6 @@ class AgrnavNavigator(PlacingNode):
         """Map, plan, and tell what there is, until the node closes."""
         asked_s = mapped_s = -math.inf
         longest: list[tuple[float, float]] = []  # when a step ended, and what it took
-        ask_hz = value_of(self, 'ask_hz')
         while not self._ended.wait(STEP_S):
             began_s = time.monotonic()
             now_s = self.now_s()
@@ -116,6 +126,7 @@ class AgrnavNavigator(PlacingNode):
             ended_s = time.monotonic()
             longest = [each for each in longest if ended_s - each[0] < 1.0]
             longest.append((ended_s, ended_s - began_s))
+            ask_hz = value_of(self, 'ask_hz')
             if ask_hz > 0 and ended_s - asked_s >= 1 / ask_hz:
                 asked_s = ended_s
                 asked = self._navigation.ask()

@@ -5,6 +5,7 @@ A node around ``LivePlanner``. Callbacks run on the executor's thread, planning 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 import math
 import os
@@ -13,9 +14,11 @@ import threading
 from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.client import Client
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # where Humble has it
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from offload_ros.fleet.changes import Change, Done
@@ -40,6 +43,13 @@ from offload_ros.nodes.topics import (
 from offload_ros.srv import SetModel
 from offload_ros.wire.client import new_session
 
+# Parameters by where they belong: of solving and loading (field of PlannerOptions), of looking.
+PLANNING = {
+    'time_limit_s': 'time_limit_s',
+    'load_timeout_s': 'load_s',
+    'unload_after_s': 'unload_s',
+}
+LOOKING = ('change', 'least_demand', 'hold_s', 'refused_s')
 LOOK_S, STEP_S, RETRY_S = HEARTBEAT_S / 4, 0.05, 1.0
 
 
@@ -56,6 +66,7 @@ class FleetPlanner(Node):  # type: ignore[misc]
         self._fleet = LiveFleet(load_problem(value_of(self, 'fleet_file')), self._live_options())
         name = self.get_fully_qualified_name()
         self._planner = LivePlanner(name, self._session, self._fleet, self, options)
+        self.add_on_set_parameters_callback(self._on_set)
         self._told: FleetPlan | None = None
         self._wanted: queue.SimpleQueue[tuple[Change, Done]] = queue.SimpleQueue()
         self._setters: dict[str, Client] = {}
@@ -85,10 +96,10 @@ class FleetPlanner(Node):  # type: ignore[misc]
 
     def _live_options(self) -> LiveOptions:
         given = LiveOptions()
-        text = 'of measured demand or bandwidth, relative, from which on it is planned anew'
-        change = declare(self, 'change', given.change, text, 0.01, 10.0, read_only=True)
+        text = 'relative change of measured demand or bandwidth from which on it is planned anew'
+        change = declare(self, 'change', given.change, text, 0.01, 10.0)
         text = "share of the fleet file's demand that is planned for also while fewer frames come"
-        least = declare(self, 'least_demand', given.least_demand, text, 0.0, 1.0, read_only=True)
+        least = declare(self, 'least_demand', given.least_demand, text, 0.0, 1.0)
         return LiveOptions(
             change=change,
             least_demand=least,
@@ -99,8 +110,19 @@ class FleetPlanner(Node):  # type: ignore[misc]
         )
 
     def _seconds(self, name: str, default: float, text: str) -> float:
-        value: float = declare(self, name, default, text, 0.05, 3600.0, read_only=True)
+        value: float = declare(self, name, default, text, 0.05, 3600.0)
         return value
+
+    def _on_set(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
+        """What is planned next is planned with them."""
+        for parameter in parameters:
+            if parameter.name in PLANNING:
+                changed = {PLANNING[parameter.name]: parameter.value}
+                self._planner.options = replace(self._planner.options, **changed)
+            elif parameter.name in LOOKING:
+                changed = {parameter.name: parameter.value}
+                self._fleet.options = replace(self._fleet.options, **changed)
+        return SetParametersResult(successful=True)
 
     def _listen(self) -> None:
         make = self.create_subscription

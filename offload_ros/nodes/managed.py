@@ -29,13 +29,14 @@ class ManagedNode(LifecycleNode):
     two latter undo whatever is there, also half of it, and never fail.
     """
 
-    # Parameters that ``configure`` and ``activate`` read once.
-    FIXED_WHEN_CONFIGURED: tuple[str, ...] = ('models_file', 'models', 'device', 'key_file')
+    # Parameters that ``configure`` reads once, and those that ``activate`` does.
+    FIXED_WHEN_CONFIGURED: tuple[str, ...] = ('models_file', 'models')
+    FIXED_WHEN_ACTIVE: tuple[str, ...] = ('key_file',)
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._mistake = ''
-        self._configured = False
+        self._configured = self._active = False
         # The only callback: rclpy asks several one by one, and one would take up what the next
         # one refuses.
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -76,7 +77,7 @@ class ManagedNode(LifecycleNode):
         """End threads before the node is destroyed, in whatever state it is."""
         self.deactivate()
         self.cleanup()
-        self._configured = False
+        self._configured = self._active = False
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Transition callback."""
@@ -87,11 +88,13 @@ class ManagedNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Transition callback."""
         result = self._attempt(self.activate, self.deactivate)
+        self._active = result == SUCCESS
         return super().on_activate(state) if result == SUCCESS else result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Transition callback."""
         self.deactivate()
+        self._active = False
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -114,8 +117,12 @@ class ManagedNode(LifecycleNode):
         if not self._configured:  # nobody has read them yet
             return SetParametersResult(successful=True)
         for parameter in parameters:
+            reason = ''
             if parameter.name in self.FIXED_WHEN_CONFIGURED:
                 reason = f'{parameter.name} is read when configured: deactivate and clean up first'
+            elif self._active and parameter.name in self.FIXED_WHEN_ACTIVE:
+                reason = f'{parameter.name} is read when activated: deactivate first'
+            if reason:
                 return SetParametersResult(successful=False, reason=reason)
         reason = self.refusal(parameters)
         if reason:

@@ -73,6 +73,9 @@ EMULATION: tuple[tuple[str, Any, str, float | None, float | None], ...] = (
 class OffloadManager(ManagedNode):
     """Lifecycle, parameters and status around one ``ModelSlot`` per model."""
 
+    FIXED_WHEN_CONFIGURED = ('models_file', 'models', 'device')
+    FIXED_WHEN_ACTIVE = ('key_file', 'rrto.placement')
+
     def __init__(self) -> None:
         super().__init__('offload_manager')
         declare_models(self)
@@ -94,7 +97,8 @@ class OffloadManager(ManagedNode):
             'of recorded inferences of strategy rrto: server; whole: there or on the robot, as is '
             'predicted; auto, auto:METHOD: or cut between both; read when activated',
         )
-        declare(self, 'key_file', '', 'use only servers with the same key, encrypted; empty: any')
+        text = 'use only servers with the same key, encrypted; empty: any; read when activated'
+        declare(self, 'key_file', '', text)
         for name, default, text, low, high in EMULATION:
             declare(self, f'link.emulate.{name}', default, text, low, high)
         if threads:

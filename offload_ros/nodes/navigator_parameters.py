@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ SETTINGS: dict[str, Setting] = {
     'fixed_frame': Setting('odom', 'frame of the map, of goals and paths', fixed=True),
     'base_frame': Setting('base_link', 'frame of the robot', fixed=True),
     'ask_hz': Setting(
-        1.8, 'how often the observed voxels go out to be completed, Hz; 0: never', 0.0, 10.0, True
+        1.8, 'how often the observed voxels go out to be completed, Hz; 0: never', 0.0, 10.0
     ),
     'grid_width': Setting(128, "voxels of the network's grid along x", 8, 1024, True),
     'grid_height': Setting(16, '... upwards', 8, 256, True),
@@ -38,7 +39,7 @@ SETTINGS: dict[str, Setting] = {
         'a predicted voxel marks its whole column, as AGRNav publishes it: it is not flown over',
         fixed=True,
     ),
-    'resolution_m': Setting(_VOXELS.resolution_m, 'edge of the map (m)', 0.05, 0.5, True),
+    'resolution_m': Setting(_VOXELS.resolution_m, "edge of the map's voxels (m)", 0.05, 0.5, True),
     'hit_probability': Setting(
         0.85,
         'that a voxel is occupied in which one ray ended; AGRNav has 0.65, which loses thin poles',
@@ -49,9 +50,7 @@ SETTINGS: dict[str, Setting] = {
     'map_length_m': Setting(_VOXELS.length_m, 'width and depth of the map (m)', 5.0, 50.0, True),
     'map_height_m': Setting(3.0, 'height of the map (m)', 0.5, 10.0, True),
     'flies': Setting(True, 'the robot can fly: cmd_vel.linear.z lifts it', fixed=True),
-    'sideways': Setting(
-        True, 'the robot drives in any direction; false: it turns first', fixed=True
-    ),
+    'sideways': Setting(True, 'the robot drives in any direction; false: it turns first'),
     'ground_radius_m': Setting(
         _BODY.ground_radius_m, 'of the robot on the floor (m)', 0.05, 2.0, True
     ),
@@ -65,7 +64,7 @@ SETTINGS: dict[str, Setting] = {
     'acceleration_mps2': Setting(
         1.2, 'top acceleration of planned motions (m/s^2)', 0.05, 10.0, True
     ),
-    'turn_limit_radps': Setting(_DRIVE.turn_radps, 'fastest turn (rad/s)', 0.05, 10.0, True),
+    'turn_limit_radps': Setting(_DRIVE.turn_radps, 'fastest turn (rad/s)', 0.05, 10.0),
     'drive': Setting(True, 'false: map and plan, but never move'),
 }
 
@@ -100,12 +99,6 @@ def declare_all(node: Node) -> NavigationConfig:
         ceiling_m=v['ceiling_m'],
         flies=v['flies'],
     )
-    drive = replace(
-        _DRIVE,
-        sideways=v['sideways'],
-        turn_radps=v['turn_limit_radps'],
-        speed_mps=1.2 * v['speed_mps'],
-    )
     return NavigationConfig(
         fixed_frame=v['fixed_frame'],
         base_frame=v['base_frame'],
@@ -114,5 +107,15 @@ def declare_all(node: Node) -> NavigationConfig:
         voxels=voxels,
         body=body,
         plan=PlanConfig(limits=Limits(v['speed_mps'], v['acceleration_mps2'])),
-        drive=drive,
+        drive=driving_of(v),
+    )
+
+
+def driving_of(values: Mapping[str, Any]) -> DriveConfig:
+    """How the robot is driven along a motion, by all parameters."""
+    return replace(
+        _DRIVE,
+        sideways=values['sideways'],
+        turn_radps=values['turn_limit_radps'],
+        speed_mps=1.2 * values['speed_mps'],
     )

@@ -54,12 +54,12 @@ LATER_S = 0.05  # how long a finished loading may wait for its answer
 class OffloadServer(ManagedNode):
     """Lifecycle, topics and timers around ``Engine``."""
 
-    FIXED_WHEN_CONFIGURED = (
-        'models_file',
-        'models',
+    FIXED_WHEN_ACTIVE = (
         'device',
-        'queue_limit',
         'key_file',
+        'rrto.memory_mb',
+        'rrto.operators',
+        'graphs.memory_mb',
         *READ_ONCE,
     )
 
@@ -70,7 +70,7 @@ class OffloadServer(ManagedNode):
         threads = declare(
             self, 'threads', 0, 'CPU threads of one operator; 0: all cores', 0, 1024, True
         )
-        declare(self, 'queue_limit', 32, 'requests that may wait; read when activated', 1, 10_000)
+        declare(self, 'queue_limit', 32, 'requests that may wait; more are refused', 1, 10_000)
         declare_computing(self)
         declare(
             self, 'max_message_mb', 64.0, 'larger requests are refused (MB)', 0.001, 4096.0, True
@@ -82,13 +82,14 @@ class OffloadServer(ManagedNode):
             self,
             'key_file',
             '',
-            'only robots with the same key may use this server, encrypted; empty: all may',
+            'only robots with the same key may use this server, encrypted; empty: all may; read '
+            'when activated',
         )
         declare(
             self,
             'rrto.sessions',
             8,
-            'transparent programs at a time, 0: none; read when activated',
+            'transparent programs at a time; 0: no more begin',
             0,
             1000,
         )
@@ -121,7 +122,7 @@ class OffloadServer(ManagedNode):
             'amot.gather_ms',
             2.0,
             'strategy amot: how long a round may wait for those of other robots, to be computed '
-            'with them (ms); read when activated',
+            'with them (ms)',
             0.0,
             1000.0,
         )
@@ -129,13 +130,14 @@ class OffloadServer(ManagedNode):
             self,
             'amot.max_batch',
             16,
-            'strategy amot: images that are computed together; read when activated',
+            'strategy amot: images that are computed together, at most',
             1,
             1024,
         )
         self._configs: dict[str, ModelConfig] = {}
         self._engine: Engine | None = None
         self._robots: RobotContacts | None = None
+        self._programs: OperatorHost | None = None
         self._graphs: GraphHost | None = None
         self._amot: AmotHost | None = None
         self._timers_active: list[Any] = []
@@ -182,6 +184,7 @@ class OffloadServer(ManagedNode):
             [name.strip() for name in value_of(self, 'rrto.operators').split(',') if name.strip()],
             give_back_freed_memory,
         )
+        self._programs = programs
         memory_bytes = int(value_of(self, 'graphs.memory_mb') * 1e6)
         graphs = GraphHost(memory_bytes, device, engine.find, pacer, give_back_freed_memory)
         self._graphs = graphs
@@ -218,6 +221,7 @@ class OffloadServer(ManagedNode):
         if self._robots is not None:
             self._robots.close()
             self._robots = None
+        self._programs = None
         if self._graphs is not None:
             self._graphs.close()
             self._graphs = None
@@ -239,10 +243,18 @@ class OffloadServer(ManagedNode):
         self._configs = {}
 
     def take_up(self, parameters: list[Parameter[Any]]) -> None:
-        """The next batch is made with them."""
+        """The next request, batch and program finds them."""
+        changes = {parameter.name: parameter.value for parameter in parameters}
         if self._engine is not None:
-            changes = {parameter.name: parameter.value for parameter in parameters}
             self._engine.batching = batching_of(self, changes)
+            self._engine.queue_limit = changes.get('queue_limit', self._engine.queue_limit)
+        if self._programs is not None:
+            self._programs.limit = changes.get('rrto.sessions', self._programs.limit)
+        if self._amot is not None:
+            batcher = self._amot.batcher
+            if 'amot.gather_ms' in changes:
+                batcher.gather_s = changes['amot.gather_ms'] / 1000.0
+            batcher.max_batch = changes.get('amot.max_batch', batcher.max_batch)
 
     def _load(self, config: ModelConfig) -> Model:
         model = load_model(config, value_of(self, 'device'))

@@ -19,7 +19,8 @@ ROOM_BYTES = 1 << 20  # for small payloads that come together with a large one
 
 
 class OperatorHost:
-    """``sessions``: how many programs at a time, 0: none. ``operators``: names of operators beside
+    """``sessions``: how many programs at a time, 0: none; as ``limit`` it may be changed, for those
+    that begin then. ``operators``: names of operators beside
     those of ``operator_names`` that programs may run. ``after_session`` is called when the tensors
     of a program were freed."""
 
@@ -32,7 +33,7 @@ class OperatorHost:
         after_session: Callable[[], None] = lambda: None,
     ) -> None:
         self._device = device
-        self._limit = sessions
+        self.limit = sessions
         self._memory_bytes = memory_bytes
         self._operators = AllowedOperators(operators)
         self._after_session = after_session
@@ -54,7 +55,7 @@ class OperatorHost:
     def admit(self, session: HostedSession) -> OperatorSession | None:
         """A table for a program that begins; None when there are too many."""
         with self._lock:
-            if len(self._open) >= self._limit:
+            if len(self._open) >= self.limit:
                 return None
             self._open.add(session)
         return OperatorSession(session.send, self._operators, self._device, self._memory_bytes)
@@ -67,9 +68,9 @@ class OperatorHost:
 
     def refusal(self) -> str:
         """Why a program was not admitted."""
-        if not self._limit:
+        if not self.limit:
             return 'this server runs no operators of programs (parameter rrto.sessions is 0)'
-        return f'{self._limit} programs run on this server already (parameter rrto.sessions)'
+        return f'{self.limit} programs run on this server already (parameter rrto.sessions)'
 
 
 class HostedSession:

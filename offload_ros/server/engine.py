@@ -149,8 +149,13 @@ class Engine:
 
     @property
     def queue_limit(self) -> int:
-        """How many may wait."""
+        """How many may wait; another one counts from the next request on."""
         return self._queue.limit
+
+    @queue_limit.setter
+    def queue_limit(self, limit: int) -> None:
+        with self._condition:
+            self._queue.limit = limit
 
     @property
     def slowdown(self) -> float:

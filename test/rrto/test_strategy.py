@@ -259,7 +259,7 @@ def test_refusal_of_the_server_is_told_and_asked_again(site, monkeypatch):
     for _ in range(2):
         with pytest.raises(Unanswered, match=r'rrto\.sessions is 0'):
             run(strategy, next(given))
-    host._limit = 1
+    host.limit = 1
     monkeypatch.setattr(module, 'AGAIN_S', 0.0)
     frame = next(given)
     want = model_of(network).run(frame.inputs)['output']
