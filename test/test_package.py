@@ -98,6 +98,35 @@ def test_links_of_the_readme_exist() -> None:
         assert (ROOT / target).exists(), target
 
 
+SYSTEMS = 'rrto intra_dp amot fleet auto server network graphs multitask kapao tracking navigation'
+
+
+@pytest.mark.parametrize('system', SYSTEMS.split())
+def test_page_of_a_system_is_complete(system: str) -> None:
+    """A picture, when to use it, knobs as the page of parameters has them, limits."""
+    page = (ROOT / 'doc' / f'{system}.md').read_text()
+    assert re.search(r'^```mermaid$|!\[.*\.png\)', page, re.MULTILINE)
+    for heading in ('When to use', 'Knobs', 'Limits'):
+        assert re.search(rf'^##+ {heading}', page, re.MULTILINE), heading
+    parameters = (ROOT / 'doc' / 'parameters.md').read_text().splitlines()
+    tables = re.findall(r'^\| knob \| what \|.*\n\|[-|]+\n((?:\|.*\n)+)', page, re.MULTILINE)
+    assert tables
+    for row in ''.join(tables).splitlines():
+        assert row in parameters, f'{row}: another row stands in doc/parameters.md'
+
+
+def test_links_of_the_pages_exist() -> None:
+    for page in (ROOT / 'doc').glob('*.md'):
+        for target in re.findall(r'\]\((?!http)([^)#]+)[^)]*\)', page.read_text()):
+            assert (page.parent / target).exists(), f'{page.name}: {target}'
+
+
+def test_readme_leads_to_every_page() -> None:
+    readme = (ROOT / 'README.md').read_text()
+    for page in (ROOT / 'doc').glob('*.md'):
+        assert f'(doc/{page.name})' in readme, page.name
+
+
 def test_continuous_integration_runs_the_readme_command() -> None:
     assert 'make test' in (ROOT / '.ci' / 'run').read_text()
     assert 'make test' in (ROOT / 'README.md').read_text()

@@ -33,7 +33,7 @@ FITTING = {
     'objective': 'energy',
     'amot.objective': 'printed',
     'variant': 'default',
-    'record': '/tmp/record.json',
+    'record': '',
     'link.emulate.trace': '',
     'robot_motion': 'patrol',
     'link.emulate.cut': False,
