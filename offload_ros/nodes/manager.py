@@ -49,12 +49,13 @@ from offload_ros.robot.statistics import Statistics
 from offload_ros.rrto.options import check_placement
 from offload_ros.srv import SetModel
 from offload_ros.strategy import Link
+from offload_ros.wire.emulation import DIRECTIONS
 from offload_ros.wire.shaper import LinkShape
 from offload_ros.wire.tensors import Limits
 from offload_ros.wire.trace import Trace
 
 LATER_S = 0.025  # how long something may wait for the executor
-# A worse link than there is, in both directions, without any privileges.
+# A worse link than there is, without any privileges.
 EMULATION: tuple[tuple[str, Any, str, float | None, float | None], ...] = (
     ('bandwidth_mbps', 0.0, 'emulated bandwidth each way (Mbit/s); 0: as it is', 0.0, 1e5),
     ('delay_ms', 0.0, 'emulated delay each way (ms)', 0.0, 10e3),
@@ -64,6 +65,14 @@ EMULATION: tuple[tuple[str, Any, str, float | None, float | None], ...] = (
         'trace',
         '',
         'file of (seconds, Mbit/s) to replay over and over instead of one bandwidth',
+        None,
+        None,
+    ),
+    (
+        'direction',
+        'both',
+        'which way the link is emulated: both | up (what the robot sends) | down; the other one is '
+        'as it is',
         None,
         None,
     ),
@@ -132,11 +141,11 @@ class OffloadManager(ManagedNode):
         """Load the models, listen to servers and sensors."""
         limits = Limits(total_bytes=int(value_of(self, 'max_message_mb') * 1e6))
         lost_after_s = value_of(self, 'server.lost_after_ms') / 1000.0
-        key, shape = key_of_node(self), self._emulated({})
+        key, emulated = key_of_node(self), self._emulated({})
         runtime = runtime_of(value_of(self, 'device'))
         placement = _placement(value_of(self, 'rrto.placement'))
         self._contacts = ServerContacts(self, runtime, limits, lost_after_s, key)
-        self._contacts.emulation.shape = shape
+        self._contacts.emulation.emulate(*emulated)
         self._contacts.client.preferred_server = value_of(self, 'server.name')
         self._contacts.client.placement = placement
         self._lane = DeviceLane(pacer_of_node(Pacer.of_robot))
@@ -214,22 +223,28 @@ class OffloadManager(ManagedNode):
             slot.apply(values)
         changes = {each.name: each.value for each in parameters}
         if self._contacts is not None and any('link.emulate.' in name for name in changes):
-            self._contacts.emulation.shape = self._emulated(changes)
+            self._contacts.emulation.emulate(*self._emulated(changes))
         for parameter in parameters:
             if self._contacts is not None and parameter.name == 'server.name':
                 self._contacts.client.preferred_server = parameter.value
             elif self._contacts is not None and parameter.name == 'server.lost_after_ms':
                 self._contacts.directory.lost_after_s = parameter.value / 1000.0
 
-    def _emulated(self, changes: Mapping[str, Any]) -> LinkShape:
-        """The link that parameters ask for, with ``changes``; ``ConfigError`` for a bad trace."""
+    def _emulated(self, changes: Mapping[str, Any]) -> tuple[LinkShape, str]:
+        """The link that parameters ask for, with ``changes``, and its direction; ``ConfigError``
+        for a bad trace or direction."""
         values = {
             name: changes.get(f'link.emulate.{name}', value_of(self, f'link.emulate.{name}'))
             for name, *_ in EMULATION
         }
+        direction = values['direction']
+        if direction not in DIRECTIONS:
+            raise ConfigError(
+                f"link.emulate: direction is one of {', '.join(DIRECTIONS)}, not '{direction}'"
+            )
         try:
             trace = Trace.read(Path(values['trace']).expanduser()) if values['trace'] else None
-            return LinkShape(
+            shape = LinkShape(
                 bytes_per_s=values['bandwidth_mbps'] * 1e6 / 8 or math.inf,
                 delay_s=values['delay_ms'] / 1000.0,
                 loss=values['loss'],
@@ -238,6 +253,7 @@ class OffloadManager(ManagedNode):
             )
         except ValueError as error:
             raise ConfigError(f'link.emulate: {error}') from None
+        return shape, direction
 
     def _by_slot(self, parameters: list[Parameter[Any]]) -> list[tuple[ModelSlot, dict[str, Any]]]:
         """Parameters of models as (slot, values by key); what is set together acts together."""

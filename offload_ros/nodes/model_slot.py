@@ -28,7 +28,7 @@ from offload_ros.robot.answer import Answer
 from offload_ros.robot.pipeline import Inputs, Pipeline
 from offload_ros.robot.statistics import Statistics
 from offload_ros.robot.synchronizer import Synchronizer
-from offload_ros.strategy import Link, StrategyRefused, strategy_names
+from offload_ros.strategy import Link, StrategyRefused, make_strategy, strategy_names
 
 OBJECTIVE_KEYS = ('objective', 'objective_deadline_ms', 'objective_weight')
 Later = Callable[[Callable[[], None]], None]
@@ -96,9 +96,8 @@ class ModelSlot:
             self._amot(values)
             if 'variant' in values:
                 self.config.variant_named(values['variant'])
-            self._check_named(values.get('strategy', ''))
-            if 'strategy' in values and self.pipeline is not None:
-                self.pipeline.prepare_strategy(values['strategy'])
+            if 'strategy' in values:
+                self._check_strategy(values['strategy'])
             if values.get('record') and self.pipeline is not None:
                 self.pipeline.record(Path(values['record']).expanduser())
         except (ConfigError, StrategyRefused) as error:
@@ -106,6 +105,22 @@ class ModelSlot:
         if self._changing is not None and not {'variant', 'loaded'}.isdisjoint(values):
             return f"model '{self.name}' is being changed: try again when that is done"
         return ''
+
+    def _check_strategy(self, name: str) -> None:
+        """``StrategyRefused``; whether it can run the model is known while that is loaded.
+
+        ``package.module:Class`` imports that module: only this machine's files may say so.
+        """
+        if ':' in name and name not in self._named_here:
+            raise StrategyRefused(
+                f"model '{self.name}': strategy '{name}' is imported from models.yaml only: "
+                "list its module there under 'strategies', and set the name that it registers "
+                f'(there are: {", ".join(strategy_names())})'
+            )
+        if self.pipeline is not None:
+            self.pipeline.prepare_strategy(name)
+        else:
+            make_strategy(name)
 
     def apply(self, values: Mapping[str, Any]) -> None:
         """Take checked parameters up, all together."""
@@ -220,15 +235,6 @@ class ModelSlot:
             callback = partial(self._on_input, pipeline, synchronizer, spec)
             self._subscriptions.append(
                 self._node.create_subscription(message_type(spec), spec.topic, callback, SENSOR)
-            )
-
-    def _check_named(self, strategy: str) -> None:
-        """``package.module:Class`` imports that module: only this machine's files may say so."""
-        if ':' in strategy and strategy not in self._named_here:
-            raise StrategyRefused(
-                f"model '{self.name}': strategy '{strategy}' is imported from models.yaml only: "
-                "list its module there under 'strategies', and set the name that it registers "
-                f'(there are: {", ".join(strategy_names())})'
             )
 
     def _goal(self, values: Mapping[str, Any]) -> Goal:

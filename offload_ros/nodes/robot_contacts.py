@@ -261,14 +261,14 @@ class RobotContacts:
             )
             if request.seq != number_of(incoming.key):
                 raise WireError(f'request {request.seq} came as {number_of(incoming.key)}')
-        except WireError as error:
+        except (WireError, MemoryError) as error:
             reply = Reply(
                 engine.name,
                 engine.session,
                 robot.session,
                 number_of(incoming.key),
                 Status.ERROR,
-                str(error),
+                str(error) or 'there is no memory for the request',
             )
             self._send(robot, Request(robot.name, robot.session, engine.session, reply.seq), reply)
             return

@@ -36,7 +36,7 @@ from offload_ros.wire.client import OffloadClient, new_session
 from offload_ros.wire.coding import LinkCoder
 from offload_ros.wire.connection import Connection
 from offload_ros.wire.directory import MAX_SERVERS, ServerDirectory, ServerState
-from offload_ros.wire.emulation import Emulation
+from offload_ros.wire.emulation import DOWN, UP, Emulation
 from offload_ros.wire.exchange import CANCELS, REQUESTS, Kind, Request
 from offload_ros.wire.framing import frame_request, parse_reply
 from offload_ros.wire.handshake import RobotHandshake
@@ -246,7 +246,7 @@ class ServerContacts:
                 peer.channel.ping()
 
     def _on_heartbeat(self, message: Any) -> None:
-        if self.emulation.cut:
+        if self.emulation.cut(DOWN):
             return
         if not valid_node_name(message.server) or not valid_topic(
             packet_topics(self.client.robot, message.server, message.session)[0]
@@ -316,10 +316,10 @@ class ServerContacts:
         if name not in self._doors:
             self._doors[name] = self._wire.handshakes_to(handshake_topic(name))
         self._hello_s[name] = time.monotonic()
-        self._doors[name].publish(handshake_message(hello))
+        self._say(self._doors[name], hello)
 
     def _on_handshake(self, message: Any) -> None:
-        if self.emulation.cut:
+        if self.emulation.cut(DOWN):
             return
         data = message.data.tobytes()
         try:
@@ -335,7 +335,11 @@ class ServerContacts:
             self._open_peer(established)
         door = self._doors.get(read(data, Welcome).server) if confirm else None
         if confirm and door is not None:
-            door.publish(handshake_message(confirm))
+            self._say(door, confirm)
+
+    def _say(self, door: Publisher, handshake: bytes) -> None:
+        if not self.emulation.cut(UP):
+            door.publish(handshake_message(handshake))
 
     def _open_peer(self, established: Established) -> None:
         """A session was agreed on: its topics and its channel."""
@@ -357,9 +361,9 @@ class ServerContacts:
         )
         uplink, downlink = packet_topics(self.client.robot, name, session)
         publisher = self._wire.packets_to(uplink, credit.max_chunk_bytes)
-        send, end_up = self.emulation.through(publisher.publish)
+        send, end_up = self.emulation.through(UP, publisher.publish)
         channel = Channel(send, connection, f'channel to {name}')
-        receive, end_down = self.emulation.through(channel.receive)
+        receive, end_down = self.emulation.through(DOWN, channel.receive)
         subscription = self._wire.packets_from(downlink, receive, credit.max_chunk_bytes)
 
         def close() -> None:

@@ -26,6 +26,7 @@ from offload_ros.wire.exchange import Status
 
 MAX_GROUPS = 256  # of which it is known whether they can be computed together
 MAX_FAILED = 3  # batches in which a request failed by itself: then its group is batched no more
+SAY_AGAIN_S = 5.0  # a model that fails on each frame is told so often
 UNLIMITED = 1 << 16
 
 Outputs = dict[str, torch.Tensor]
@@ -63,6 +64,7 @@ class Computing:
         self._find, self._spent = find, spent
         self._lock = threading.Lock()
         self._verdicts: OrderedDict[Hashable, _Verdict] = OrderedDict()
+        self._said_s: dict[str, float] = {}  # by model name
 
     def limit(self, group: Hashable) -> int:
         """How many requests of ``group`` can be computed together."""
@@ -71,8 +73,8 @@ class Computing:
             return UNLIMITED if verdict is None else verdict.limit
 
     def run(self, worker: int, entries: list[Entry]) -> None:
-        """Compute and answer requests of one group. ``ReplicaLost`` when the worker cannot go on;
-        all are answered then too."""
+        """Compute and answer requests of one group, whatever happens. ``ReplicaLost`` when the
+        worker cannot go on; all are answered then too."""
         waiting = list(entries)  # for their answer
 
         def answer(entry: Entry, reply: Any) -> None:
@@ -85,6 +87,11 @@ class Computing:
             for entry in waiting:
                 give(entry, self._replies.refusal(entry, Status.ERROR, str(error)))
             raise
+        except Exception as error:  # e.g. no memory to compare a batch: the next one must find us
+            log.exception("model '%s'", entries[0].request.model)
+            detail = f'{type(error).__name__}: {error}'
+            for entry in waiting:
+                give(entry, self._replies.refusal(entry, Status.ERROR, detail))
 
     def _run(self, worker: int, entries: list[Entry], answer: Callable[[Entry, Any], None]) -> None:
         request = entries[0].request
@@ -139,6 +146,8 @@ class Computing:
         try:
             outputs = self._pacer(run)
         except (InputError, ModelError) as error:
+            if isinstance(error, ModelError):
+                self._say(model.name, error)
             queued_s = started_s - entry.received_s
             answer(entry, self._replies.refusal(entry, Status.ERROR, str(error), queued_s))
             return None
@@ -148,6 +157,13 @@ class Computing:
         self.durations.add(model.hash, 1, ended_s - started_s)
         answer(entry, self._replies.computed(entry, outputs, started_s, ended_s))
         return outputs
+
+    def _say(self, model: str, error: ModelError) -> None:
+        """The robot is told; so is who looks after the server."""
+        now_s = time.monotonic()
+        if now_s - self._said_s.get(model, -math.inf) >= SAY_AGAIN_S:
+            self._said_s[model] = now_s
+            log.error('%s', error)
 
     def _together(
         self, worker: int, model: Model, entries: list[Entry], answer: Callable[[Entry, Any], None]

@@ -9,34 +9,36 @@ import threading
 from offload_ros.wire.shaper import LinkShape, Shaper
 
 Packets = Callable[[bytes], None]
+UP, DOWN = 'up', 'down'  # what this process sends, and what it receives
+DIRECTIONS = {'both': (UP, DOWN), UP: (UP,), DOWN: (DOWN,)}
 
 
 class Emulation:
-    """One shape for both directions of every channel of a process; may be changed at any time."""
+    """One shape for each direction of every channel of a process; may be changed at any time."""
 
     def __init__(self) -> None:
-        self._shape = LinkShape()
+        self._shapes = {UP: LinkShape(), DOWN: LinkShape()}
         self._lock = threading.Lock()
-        self._shapers: list[Shaper] = []
+        self._shapers: dict[str, list[Shaper]] = {UP: [], DOWN: []}
 
-    @property
-    def cut(self) -> bool:
-        """Nothing passes now, heartbeats and handshakes neither."""
-        return self._shape.cut
+    def cut(self, way: str) -> bool:
+        """Nothing passes this way now, heartbeats and handshakes neither."""
+        return self._shapes[way].cut
 
-    @property
-    def shape(self) -> LinkShape:
+    def shape(self, way: str) -> LinkShape:
         """What is emulated now."""
-        return self._shape
+        return self._shapes[way]
 
-    @shape.setter
-    def shape(self, shape: LinkShape) -> None:
+    def emulate(self, shape: LinkShape, direction: str = 'both') -> None:
+        """Make ``direction`` (of ``DIRECTIONS``) like ``shape``, and the rest as it is."""
         with self._lock:
-            self._shape = shape
-            for shaper in self._shapers:
-                shaper.shape = shape
+            for way, shapers in self._shapers.items():
+                now = shape if way in DIRECTIONS[direction] else LinkShape()
+                self._shapes[way] = now
+                for shaper in shapers:
+                    shaper.shape = now
 
-    def through(self, deliver: Packets) -> tuple[Packets, Callable[[], None]]:
+    def through(self, way: str, deliver: Packets) -> tuple[Packets, Callable[[], None]]:
         """A function that takes packets to ``deliver`` over the link, and one that ends that.
 
         Without a shape packets go straight there; the shaper's thread starts with the first shape.
@@ -47,18 +49,18 @@ class Emulation:
             nonlocal shaper
             # Once there, it stays in the way: packets must not overtake those on the link.
             if shaper is None:
-                if self._shape.plain:
+                if self._shapes[way].plain:
                     deliver(packet)
                     return
                 with self._lock:
-                    shaper = Shaper(deliver, self._shape)
-                    self._shapers.append(shaper)
+                    shaper = Shaper(deliver, self._shapes[way])
+                    self._shapers[way].append(shaper)
             shaper.send(packet)
 
         def close() -> None:
             if shaper is not None:
                 with self._lock:
-                    self._shapers.remove(shaper)
+                    self._shapers[way].remove(shaper)
                 shaper.close()
 
         return send, close

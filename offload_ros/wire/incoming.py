@@ -261,12 +261,15 @@ class Reassembly:
             problem = f'a transfer of {known.total} bytes that now has {total}'
         elif known is None:
             problem = self._no_room(key, total)
-        if problem:
+        new = known is None
+        if known is None and not problem:
+            try:
+                known = self._active[key] = self._begin(packet, now_s)
+            except MemoryError:  # the sender must know: it would send again and again
+                problem = f'there is no memory for a transfer of {total} bytes'
+        if known is None or problem:
             self.end(key, State.REFUSED, problem)
             raise WireError(problem)
-        new = known is None
-        if known is None:
-            known = self._active[key] = self._begin(packet, now_s)
         known.heard_s = now_s
         if known.write(packet.offset, packet.data):
             self.end(key, State.DONE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import itertools
@@ -19,7 +18,7 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import Image
 from stranger import Eavesdropper, Stranger
-from system import Listener, Process, new_domain, outputs_of, until
+from system import Listener, Process, image_message, new_domain, outputs_of, until
 
 from offload_ros.msg import InferenceResult, OffloadStatus, ServerHeartbeat
 
@@ -64,6 +63,7 @@ class Rig:
         self.heartbeats: list[tuple[float, Any]] = self.listener.collect_timed(
             ServerHeartbeat, '/offload/servers'
         )
+        self.through: list[str] = []  # a command that runs the nodes given to it
         self.processes: list[Process] = []
         self.strangers: list[Stranger] = []
 
@@ -73,8 +73,8 @@ class Rig:
             find('offload_ros') for find in (get_package_share_directory, get_package_prefix)
         )
         values = {'models_file': self.models, 'threads': 1, **parameters}
-        command = [f'{prefix}/lib/offload_ros/{executable}', '--ros-args', *arguments]
-        command += ['-r', f'__node:={name}']
+        command = [*self.through, f'{prefix}/lib/offload_ros/{executable}', '--ros-args']
+        command += [*arguments, '-r', f'__node:={name}']
         for key, value in values.items():
             command += ['-p', f'{key}:={value}']
         profile = f'{share}/config/dds/fastdds.xml'
@@ -206,12 +206,14 @@ class Robot:
     def send(self) -> int:
         """Publish the next frame; its number."""
         number = next(self._numbers)
-        message = Image(height=SIDE, width=SIDE, encoding='rgb8', step=SIDE * 3)
-        message.header.stamp.sec = number
-        message.data = array('B', pixels_of(self.base + number).tobytes())
+        message = image_message(self.pixels(number), number)
         self.sent_s[number] = time.monotonic()
         self._publisher.publish(message)
         return number
+
+    def pixels(self, number: int) -> np.ndarray:
+        """(H, W, 3) uint8 of a frame, whose mean no other frame has."""
+        return pixels_of(self.base + number)
 
     def play(self, frames: int, rate_hz: float = 40.0) -> list[Any]:
         """Send frames at a rate and wait for the last one's result; all their results."""
@@ -321,7 +323,8 @@ class Robot:
     def judge(self, result: Any, offset: float = 0.0) -> None:
         """A result says what the content of its own frame demands."""
         assert result.status == InferenceResult.OK, result.detail
-        want = (self.base + result.header.stamp.sec) / PIXELS + offset
+        pixels = self.pixels(result.header.stamp.sec)
+        want = int(pixels.sum(dtype=np.int64)) / pixels.size + offset
         assert outputs_of(result)['mean'] == [want], (
             f'frame {result.header.stamp.sec}: {outputs_of(result)["mean"]}, not {want}'
         )

@@ -1,29 +1,20 @@
-"""The link that a manager emulates while it runs: cut, narrow, long, lossy, recorded."""
+"""The link that a manager emulates while it runs: narrow, long, lossy, recorded, one way only.
+
+How it is cut: test_link_faults.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-import contextlib
 import itertools
 from pathlib import Path
 import statistics
-import time
 from typing import Any
 
 import numpy as np
+from promise import emulated
 import pytest
-from rig import (
-    AT_ONCE_S,
-    BACK_S,
-    FOREIGN,
-    LOST_S,
-    SLOW,
-    Rig,
-    Robot,
-    all_by_robot,
-    mostly_by_server,
-    pair_in,
-)
+from rig import FOREIGN, Rig, Robot, mostly_by_server, pair_in
 from sensor_msgs.msg import Image
 from system import Process, answer_to, image_message, outputs_of, random_pixels, until
 
@@ -41,19 +32,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield made
 
 
-@contextlib.contextmanager
-def emulated(robot: Robot, **values: Any) -> Iterator[None]:
-    """The link is like this for a while, then as it is again."""
-    names = {f'link__emulate__{name}': value for name, value in values.items()}
-    nothing = {float: 0.0, str: '', bool: False}
-    assert not robot.rig.set_parameters(robot.name, **names)
-    try:
-        yield
-    finally:
-        plain = {name: nothing[type(value)] for name, value in names.items()}
-        assert not robot.rig.set_parameters(robot.name, **plain)
-
-
 def large_frames(robot: Robot, count: int = 5) -> list[Any]:
     """Send ``count`` large frames, one after the other; their results, which are right."""
     results = robot.rig.listener.results('probe')
@@ -68,34 +46,6 @@ def large_frames(robot: Robot, count: int = 5) -> list[Any]:
         answers.append(result)
     robot.rig.listener.destroy(publisher)
     return answers
-
-
-def test_cut_makes_the_server_lost_and_restoring_brings_it_back(pair: Pair) -> None:
-    robot, manager, _ = pair
-    robot.served()
-    said = manager.output.count('server /offload_server is lost: this robot')
-    with emulated(robot, cut=True):
-        cut_s = time.monotonic()
-        first = robot.send()
-        robot.play_until(
-            lambda: any(r.strategy_used == 'device' for r in robot.since(first)), 'it is lost'
-        )
-        lost_s = time.monotonic() - cut_s
-        away = robot.play(60)
-        all_by_robot(away, 'no server is there (/offload_server is lost)')
-        assert max(r.total_s for r in away) < AT_ONCE_S
-        # Longer than the server waits for a robot: both begin anew.
-        until(lambda: time.monotonic() - cut_s > 2.5, 'the server forgets the robot')
-        assert manager.output.count('server /offload_server is lost: this robot') == said + 1
-    restored_s = time.monotonic()
-    first = robot.send()
-    robot.play_until(lambda: robot.by_server('', robot.since(first)), 'the server is used again')
-    back_s = time.monotonic() - restored_s
-    print(f'cut: known after {lost_s:.3f} s; restored: used again after {back_s:.3f} s')
-    assert lost_s <= SLOW * LOST_S  # and the call of the parameter service
-    assert back_s <= SLOW * BACK_S
-    robot.served()
-    robot.settle()
 
 
 def test_bandwidth_shows_in_the_uplink_time(pair: Pair) -> None:
@@ -173,11 +123,25 @@ def test_bad_trace_is_refused_with_the_reason_and_changes_nothing(
     robot.served(frames=20)
 
 
+def test_one_way_leaves_the_other_as_it_is(pair: Pair) -> None:
+    robot, *_ = pair
+    for direction in ('up', 'down'):
+        with emulated(robot, delay_ms=80.0, direction=direction):
+            played = [r for r in robot.play(20, 5.0) if r.header.stamp.sec < FOREIGN]
+        results = robot.by_server('', played)
+        assert len(results) > 10
+        link_s = statistics.median(r.uplink_s + r.downlink_s for r in results)
+        print(f'80 ms {direction} only: {link_s:.3f} s on the link')
+        assert 0.08 < link_s < 0.15
+
+
 def test_values_that_no_link_has_are_refused(pair: Pair) -> None:
     robot, *_ = pair
     for name, value in (('loss', 1.5), ('delay_ms', -1.0), ('bandwidth_mbps', -1.0)):
         (refusal,) = robot.rig.set_parameters(robot.name, **{f'link__emulate__{name}': value})
         assert 'range' in refusal
+    (refusal,) = robot.rig.set_parameters(robot.name, link__emulate__direction='left')
+    assert refusal == "link.emulate: direction is one of both, up, down, not 'left'"
     robot.served(frames=20)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 import signal
 import time
 from types import SimpleNamespace
 from typing import Any
 
+from promise import ALONE_S, STRATEGIES, by_robot, on_time, told
 import pytest
 from rig import (
     AT_ONCE_S,
     BACK_S,
     LOST_S,
+    MODEL,
     SLOW,
     Rig,
     Robot,
@@ -32,8 +35,11 @@ from offload_ros.wire.client import NoReply
 
 
 @pytest.fixture
-def rig(tmp_path: object) -> Iterator[Rig]:
-    with rig_in(tmp_path) as made:  # type: ignore[arg-type]
+def rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
+    models = MODEL.replace(
+        'outputs:', f'strategy: {getattr(request, "param", "server")}\n    outputs:'
+    )
+    with rig_in(tmp_path, models) as made:
         yield made
 
 
@@ -68,27 +74,33 @@ def call(other: Stranger, model_hash: str) -> tuple[str, float]:
     return str(ended.value), time.monotonic()
 
 
-def no_wait_while_away(robot: Robot, seconds: float) -> None:
+def no_wait_while_away(robot: Robot, seconds: float, strategy: str = 'server') -> None:
     """The robot computes each frame by itself, at once."""
     away = robot.play(int(40 * seconds), 40.0)
-    all_by_robot(away)
+    by_robot(strategy, away)
     assert max(r.total_s for r in away) < AT_ONCE_S
 
 
-def test_killed_and_stopped_server(rig: Rig) -> None:
-    """kill -9 and SIGSTOP with a request in flight: known in 0.5 s; back in 2 s of a heartbeat."""
+@pytest.mark.parametrize(('rig', 'strategy'), [(s, s) for s in STRATEGIES], indirect=['rig'])
+def test_killed_and_stopped_server(rig: Rig, strategy: str) -> None:
+    """kill -9 and SIGSTOP with a request in flight: known in 0.5 s; back in 2 s of a heartbeat.
+
+    Each frame has its one right result in time, that in flight too.
+    """
     manager, server = rig.manager(), rig.server()
+    rig.pace('offload_manager', ALONE_S)
     robot = Robot(rig)
     robot.ready()
     robot.served()
+    played = len(robot.results)
 
     number = frame_in_flight(rig, robot)
     server.send(signal.SIGKILL)
     killed_s = time.monotonic()
     until(lambda: robot.result_of(number), 'the frame in flight')
-    known_s = robot.arrival_s(number) - killed_s
+    known_s = robot.arrival_s(number) - ALONE_S - killed_s
     all_by_robot([robot.result_of(number)], 'server /offload_server is lost')
-    no_wait_while_away(robot, 1.0)
+    no_wait_while_away(robot, 1.0, strategy)
     server.ended()
     restarted_s = time.monotonic()
     server = rig.server()
@@ -106,9 +118,9 @@ def test_killed_and_stopped_server(rig: Rig) -> None:
         server.send(signal.SIGSTOP)
         halted_s = time.monotonic()
         until(lambda number=number: robot.result_of(number), 'the frame in flight')
-        known_s = robot.arrival_s(number) - halted_s
+        known_s = robot.arrival_s(number) - ALONE_S - halted_s
         all_by_robot([robot.result_of(number)], 'server /offload_server is lost')
-        no_wait_while_away(robot, stopped_s - (time.monotonic() - halted_s))
+        no_wait_while_away(robot, stopped_s - (time.monotonic() - halted_s), strategy)
         rig.pace('offload_server', 0.0)
         continued_s = time.monotonic()
         server.send(signal.SIGCONT)
@@ -127,6 +139,9 @@ def test_killed_and_stopped_server(rig: Rig) -> None:
     kept(LOST_S, *known)
     kept(BACK_S, *back)
     robot.settle()
+    timed = robot.results[played:]
+    on_time(timed, 4.0)
+    print(f'{strategy}: {told([r for _, r in timed])}')
     stop_all(manager, server)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import itertools
 from pathlib import Path
 import random
-import threading
 import time
 from typing import Any
 
+from promise import Stream
 import pytest
 from rig import MODEL, Footprint, Rig, Robot, mostly_by_server, rig_in, stop_all
 from system import until
@@ -31,29 +31,6 @@ LOAD_S = 1.5  # longer than a silent server is believed alive
 def rig(tmp_path: Path) -> Iterator[Rig]:
     with rig_in(tmp_path) as made:
         yield made
-
-
-class Stream:
-    """Sends a robot's frames in the background for as long as the block lasts."""
-
-    def __init__(self, robot: Robot, rate_hz: float = 40.0) -> None:
-        self._robot = robot
-        self._period_s = 1.0 / rate_hz
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-
-    def _work(self) -> None:
-        end_s = time.monotonic() + 60.0
-        while not self._stop.wait(self._period_s) and time.monotonic() < end_s:
-            self._robot.send()
-
-    def __enter__(self) -> Stream:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 def test_transitions_at_random_moments_lose_nothing_and_leak_nothing(rig: Rig) -> None:

@@ -85,6 +85,21 @@ class Paced(Identity):
         return super().forward(image) + self.offset
 
 
+class Hungry(Paced):
+    """``Paced`` that takes memory as the file beside PACE, named ``.memory``, says anew for every
+    inference: so many bytes, or the error of a device that has no more (``CPU`` or ``CUDA``)."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        file = Path(os.environ.get('PACE', 'none')).with_suffix('.memory')
+        wanted = file.read_text() if file.exists() else '0'
+        if wanted == 'CPU':
+            raise MemoryError
+        if wanted == 'CUDA':
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.')
+        taken = torch.empty(int(wanted), dtype=torch.uint8)
+        return super().forward(image) + taken[:0].sum()
+
+
 def export_conv(path: str) -> None:
     """Write ``Conv`` for 33x45 images as a torch.export archive."""
     torch.manual_seed(3)

@@ -165,6 +165,38 @@ def test_model_that_fails_becomes_an_error_reply_and_the_next_one_runs(engine, g
     assert answers.wait_for(2)[-1].status == Status.OK
 
 
+@pytest.mark.parametrize(
+    'error', [MemoryError(), torch.cuda.OutOfMemoryError('CUDA out of memory. Tried')]
+)
+def test_model_without_memory_is_told_to_robot_and_log_and_runs_again(
+    engine, gate, answers, caplog, error
+):
+    gate.error = error
+    for seq in range(1, 4):
+        engine.submit(request(seq), answers)
+    text = f"model 'tiny' failed: {type(error).__name__}: {error}"
+    assert {(r.status, r.detail) for r in answers.wait_for(3)} == {(Status.ERROR, text)}
+    assert caplog.messages == [text]  # not with every frame
+    gate.error = None
+    engine.submit(request(4), answers)
+    assert answers.wait_for(4)[-1].status == Status.OK
+
+
+def test_error_around_a_computation_is_answered_and_does_not_end_the_engine(
+    engine, answers, monkeypatch
+):
+    def fail(*arguments):
+        raise MemoryError('no memory for a reply')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._replies, 'computed', fail)
+        engine.submit(request(1), answers)
+        (reply,) = answers.wait_for(1)
+    assert (reply.status, reply.detail) == (Status.ERROR, 'MemoryError: no memory for a reply')
+    engine.submit(request(2), answers)
+    assert answers.wait_for(2)[-1].status == Status.OK
+
+
 def test_robot_whose_answer_cannot_be_given_does_not_end_the_engine(engine, answers):
     engine.submit(request(1), lambda reply: 1 / 0)
     engine.submit(request(2), answers)

@@ -144,6 +144,22 @@ def test_limits_hold_for_bytes_and_for_transfers():
     assert reassembly.held_bytes == 0
 
 
+def test_a_transfer_that_there_is_no_memory_for_is_refused_and_the_next_one_arrives(monkeypatch):
+    def none(*arguments):
+        raise MemoryError
+
+    reassembly = Reassembly(ReceiveLimits())
+    with monkeypatch.context() as patch:
+        patch.setattr(module.np, 'empty', none)
+        for _ in range(2):  # what is on its way comes all the same
+            with pytest.raises(WireError, match='there is no memory for a transfer of 1024 bytes'):
+                reassembly.data(piece(1, 0, 10), 0.0)
+    assert reassembly.held_bytes == 0
+    reassembly.data(piece(2, 0, TOTAL), 0.0)
+    tell(reassembly)
+    assert reassembly.held_bytes == 0
+
+
 @pytest.mark.parametrize(
     ('offset', 'total', 'data'),
     [(2**64 - 1, 2**64 - 1, b'ab'), (9, 10, b'ab'), (0, 10, b''), (0, 0, b'a')],
