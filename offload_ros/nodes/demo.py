@@ -1,13 +1,14 @@
-"""The demo: a simulated robot's network on a server, on the robot, and through a server's loss.
+"""The demo: a robot follows a person and completes its map, its networks where they run best.
 
-Starts the launch files that real robots and servers use, plays a script of events, shows what
-happens and says at the end whether each phase ran as it should (exit status 1 otherwise).
+Starts the launch files that real robots and servers use. Strategy auto chooses for both models
+while the link fades, dies and comes back, and the server stops and starts again. Shows what happens
+and says at the end whether each phase ran as it should (exit status 1 otherwise).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import contextlib
 import os
 from pathlib import Path
@@ -16,127 +17,39 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from rcl_interfaces.srv import SetParameters
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
-from sensor_msgs.msg import Image
-from std_msgs.msg import Float32
 
 from offload_ros.models.config_file import load_models_file
 from offload_ros.models.errors import ConfigError
-from offload_ros.msg import InferenceResult, OffloadStatus
-from offload_ros.nodes.demo_report import (
+from offload_ros.nodes.demo_monitor import Monitor
+from offload_ros.nodes.demo_picture import save_picture
+from offload_ros.nodes.demo_report import live_table, summary_table, totals_of
+from offload_ros.nodes.demo_room import floor_plan
+from offload_ros.nodes.demo_script import (
+    FRAMES,
+    GOOD_MBPS,
+    MODELS,
+    OFFLOADED,
     Phase,
     Record,
     Row,
-    live_table,
+    link_trace,
     mistakes,
-    save_picture,
-    summary_table,
+    phases_of,
+    rate_mbps,
 )
-from offload_ros.wire.tensors import decode
+from offload_ros.robot.pacing import ROBOT_SLOWDOWN
 
-START_LIMIT_S = 60.0
+START_LIMIT_S = 90.0
 STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 LEAST_REAL_TIME_FACTOR = 0.95
-
-
-def phases_of(duration_s: float) -> list[Phase]:
-    """The script: what the robot should do, for how long, and how soon after each event.
-
-    A lost server is known after 0.5 s. One that starts again first loads PyTorch and its model.
-    """
-    return [
-        Phase('server', 'server', 0.25 * duration_s, 0.5),
-        Phase('set to device', 'device', 0.15 * duration_s, 0.5),
-        Phase('set to server', 'server', 0.2 * duration_s, 0.5),
-        Phase('server stopped', 'device', 0.2 * duration_s, 1.0),
-        Phase('server starts', 'device', None, 0.0),
-        Phase('server back', 'server', 0.2 * duration_s, 0.5),
-    ]
-
-
-class Monitor(Node):
-    """Listens to everything that the demo shows."""
-
-    def __init__(self, record: Record, model: str, labels: Sequence[str]) -> None:
-        super().__init__('demo')
-        self._record = record
-        self._model = model
-        self._labels = labels
-        self.began_s = time.monotonic()
-        self.status: Any = None
-        self._image: Any = None
-        sensor = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self.create_subscription(OffloadStatus, 'offload/status', self._on_status, 10)
-        self.create_subscription(InferenceResult, f'inference/result/{model}', self._on_result, 50)
-        self.create_subscription(Image, 'camera/image_raw', self._on_image, sensor)
-        self.create_subscription(Float32, 'real_time_factor', self._on_factor, 10)
-        self._setting: Any = self.create_client(SetParameters, 'offload_manager/set_parameters')
-
-    def set_strategy(self, strategy: str) -> None:
-        """Ask the manager; what ``ros2 param set`` does."""
-        value = Parameter(f'{self._model}.strategy', value=strategy).to_parameter_msg()
-        self._setting.call_async(SetParameters.Request(parameters=[value]))
-
-    def begin(self) -> None:
-        """What was heard before does not count: the run begins now."""
-        self._record.rows.clear()
-        self._record.real_time_factors.clear()
-        self.began_s = time.monotonic()
-
-    def _on_status(self, message: Any) -> None:
-        self.status = message
-        for model in message.models:
-            if model.model == self._model:
-                self._record.accepted, self._record.results = model.accepted, model.results
-
-    def _on_factor(self, message: Any) -> None:
-        self._record.real_time_factors.append(message.data)
-
-    def _on_image(self, message: Any) -> None:
-        self._image = message
-
-    def _on_result(self, message: Any) -> None:
-        label = self._label(message)
-        self._record.rows.append(
-            Row(
-                time.monotonic() - self.began_s,
-                message.seq,
-                message.strategy_used,
-                message.strategy_requested,
-                message.fallback,
-                message.detail,
-                message.total_s,
-                label,
-                message.bytes_up,
-                message.bytes_down,
-            )
-        )
-        image = self._image
-        if image is not None and image.encoding == 'rgb8':
-            self._record.frame = np.frombuffer(image.data, np.uint8).reshape(
-                image.height, image.width, 3
-            )
-            self._record.frame_label = label
-
-    def _label(self, message: Any) -> str:
-        if message.status != InferenceResult.OK or not message.outputs:
-            return 'error'
-        values = decode(message.outputs[0]).flatten().float()
-        index = int(values.argmax())
-        name = self._labels[index] if index < len(self._labels) else f'class {index}'
-        mark = '' if message.weights_trained else ' (untrained)'
-        return f'{name} {100 * float(values[index]):.0f} %{mark}'
 
 
 class Processes:
@@ -203,9 +116,9 @@ class Demo:
         self._console = Console()
         self._record = Record()
         self._phases = phases_of(arguments.duration)
-        config = load_models_file(arguments.models_file)[0]
-        self._model = config.name
-        self._monitor = Monitor(self._record, config.name, _labels(config.source.transformers))
+        self._trace = link_trace(arguments.duration, arguments.seed)
+        load_models_file(arguments.models_file, ','.join(MODELS))  # both must be there
+        self._monitor = Monitor(self._record)
         self._processes = Processes(self._folder)
         self._stop = threading.Event()
 
@@ -233,77 +146,139 @@ class Demo:
         with contextlib.suppress(ExternalShutdownException):
             executor.spin()
 
+    # ---- until all is there
+
     def _start(self) -> None:
-        self._console.print(f'starting world, robot and server; their logs are in {self._folder}/')
+        console, slowdown = self._console, self._arguments.slowdown
+        console.print(f'starting world, robot and server; their logs are in {self._folder}/')
+        console.print(
+            f"emulated: the robot's accelerator is {slowdown:g} times slower than this machine, "
+            f"and the robot's link is {self._write_trace()}"
+        )
         self._launch_server()
         self._processes.launch(
             'robot',
             'demo.launch.py',
+            'app:=both',
             'server:=false',
             f'seed:={self._arguments.seed}',
             f'models_file:={self._arguments.models_file}',
+            environment={ROBOT_SLOWDOWN: f'{slowdown:g}'},
         )
         began_s = time.monotonic()
-        # The first results may be the robot's own, while it and the server find each other.
-        while not any(row.used == 'server' for row in self._record.rows):
-            self._check()
-            if time.monotonic() - began_s > START_LIMIT_S:
-                raise DemoError(
-                    f'no result from the server within {START_LIMIT_S:.0f} s: see the logs'
-                )
-            time.sleep(0.05)
-        self._console.print(f'ready after {time.monotonic() - began_s:.1f} s')
+        monitor = self._monitor
+        self._await(
+            lambda: monitor.status is not None and len(monitor.status.models) == len(MODELS),
+            'the manager runs no models',
+        )
+        self._choose()
+        self._await(
+            lambda: all(map(self._offloads, MODELS)), 'no results of both models by the server'
+        )
+        self._await(
+            lambda: monitor.following is not None and monitor.following.mode == 'following',
+            'nobody is followed',
+        )
+        console.print(f'ready after {time.monotonic() - began_s:.1f} s')
+
+    def _write_trace(self) -> Path:
+        path = self._folder.resolve() / 'link.csv'
+        self._trace.write(path)
+        return path
 
     def _launch_server(self) -> None:
         self._processes.launch(
             'server',
             'server.launch.py',
             f'models_file:={self._arguments.models_file}',
+            f'models:={",".join(MODELS)}',
             'threads:=1',
         )
 
+    def _choose(self) -> None:
+        """From now on the manager chooses by itself: the least energy in time."""
+        values: dict[str, object] = {'link__emulate__bandwidth_mbps': GOOD_MBPS}
+        for model in MODELS:
+            values |= {f'{model}__strategy': 'auto', f'{model}__objective': 'energy'}
+        self._set('offload_manager', **values)
+        # Its network takes a robot this slow most of a second: more would leave none for people.
+        self._set('agrnav_navigator', ask_hz=FRAMES['agrnav'])
+
+    def _set(self, node: str, **values: object) -> None:
+        refusal = self._monitor.ask(node, **values)
+        if refusal:
+            raise DemoError(f'parameters are refused: {refusal}; see the logs')
+
+    def _await(self, done: Callable[[], bool], what: str) -> None:
+        end_s = time.monotonic() + START_LIMIT_S
+        while not done():
+            self._check()
+            if time.monotonic() > end_s:
+                raise DemoError(f'after {START_LIMIT_S:.0f} s {what}: see the logs')
+            time.sleep(0.05)
+
+    def _offloads(self, model: str) -> bool:
+        """For two seconds: the first frames on both sides are slow."""
+        count = max(2, round(2.0 * FRAMES[model]))
+        last = self._record.rows[model][-count:]
+        return len(last) == count and all(row.used in OFFLOADED for row in last)
+
+    # ---- the script
+
     def _play(self) -> None:
-        actions: list[Callable[[], None]] = [
-            lambda: None,
-            lambda: self._monitor.set_strategy('device'),
-            lambda: self._monitor.set_strategy('server'),
-            lambda: threading.Thread(target=self._processes.stop, args=['server']).start(),
-            self._launch_server,
-            lambda: None,
-        ]
+        stop = threading.Thread(target=self._processes.stop, args=['server'])
+        # Where nothing is done, the link's trace goes on by itself.
+        actions = {'server stopped': stop.start, 'server starts': self._launch_server}
+        # Also begins the trace: the demo's time is the trace's.
+        self._set('offload_manager', link__emulate__trace=str(self._folder.resolve() / 'link.csv'))
         self._monitor.begin()
         with Live(console=self._console, refresh_per_second=4, transient=True) as live:
             end_s = 0.0
-            for phase, action in zip(self._phases, actions, strict=True):
+            for phase in self._phases:
                 phase.begin_s = end_s
                 self._record.events.append((phase.begin_s, phase.name))
-                action()
+                actions.get(phase.name, lambda: None)()
                 while not self._over(phase):
                     self._check()
-                    live.update(
-                        live_table(self._monitor.status, self._record, self._now_s(), phase.name)
-                    )
+                    live.update(self._live(phase.name))
                     time.sleep(0.05)
-                phase.end_s = self._now_s()
-                first = self._first_by_server(phase) if phase.length_s is None else None
-                if first is not None:
-                    phase.end_s = first.at_s  # the server's first answer belongs to the next one
-                end_s = phase.end_s
+                end_s = phase.end_s = self._end_s(phase)
 
-    def _now_s(self) -> float:
-        return time.monotonic() - self._monitor.began_s
+    def _live(self, phase: str) -> RenderableType:
+        monitor, now_s = self._monitor, self._monitor.now_s()
+        return live_table(
+            monitor.status,
+            monitor.following,
+            self._record,
+            rate_mbps(self._trace, now_s),
+            now_s,
+            phase,
+        )
 
     def _over(self, phase: Phase) -> bool:
-        elapsed_s = self._now_s() - phase.begin_s
+        elapsed_s = self._monitor.now_s() - phase.begin_s
         if phase.length_s is not None:
             return elapsed_s >= phase.length_s
         if elapsed_s > START_LIMIT_S:
             raise DemoError(f'the server is not back after {START_LIMIT_S:.0f} s: see its log')
         return self._first_by_server(phase) is not None
 
+    def _end_s(self, phase: Phase) -> float:
+        """As the trace has it, not as late as it was noticed."""
+        if phase.length_s is not None:
+            return phase.begin_s + phase.length_s
+        first = self._first_by_server(phase)
+        assert first is not None  # it is over
+        return first.at_s  # the server's first answer belongs to the next one
+
     def _first_by_server(self, phase: Phase) -> Row | None:
-        rows = (row for row in self._record.rows if row.at_s >= phase.begin_s)
-        return next((row for row in rows if row.used == 'server'), None)
+        rows = (
+            row
+            for model in MODELS
+            for row in list(self._record.rows[model])
+            if row.at_s >= phase.begin_s and row.used in OFFLOADED
+        )
+        return min(rows, key=lambda row: row.at_s, default=None)
 
     def _check(self) -> None:
         if self._stop.is_set():
@@ -312,22 +287,26 @@ class Demo:
         if ended:
             raise DemoError(f'{ended} ended by itself: see {self._folder / ended}.log')
 
+    # ---- at the end
+
     def _report(self) -> int:
         record, console = self._record, self._console
         console.print(summary_table(record, self._phases))
-        picture = self._folder / 'demo.png'
-        save_picture(record, self._phases, picture)
+        for line in totals_of(record):
+            console.print(line)
         factors = record.real_time_factors
         factor = float(np.mean(factors)) if factors else 0.0
-        gaps = sum(b.seq - a.seq - 1 for a, b in zip(record.rows, record.rows[1:], strict=False))
-        console.print(f'results: {len(record.rows)}, missing between first and last: {gaps}')
         console.print(f'simulation: {factor:.3f} of real time')
+        picture, seen = self._folder / 'demo.png', (self._monitor.view, self._monitor.poses)
+        room = floor_plan(self._arguments.world_file, seed=self._arguments.seed)
+        save_picture(record, self._phases, self._trace, room, seen, picture)
         console.print(f'picture: {picture}')
         wrong = [
             f'{phase.name}: {text}' for phase in self._phases for text in mistakes(record, phase)
         ]
-        if gaps:
-            wrong.append(f'{gaps} results are missing')
+        for model in MODELS:
+            if record.missing(model):
+                wrong.append(f'{record.missing(model)} results of {model} are missing')
         if factor < LEAST_REAL_TIME_FACTOR:
             wrong.append(
                 f'the simulation ran at {factor:.2f} of real time: this machine is too busy'
@@ -337,29 +316,28 @@ class Demo:
         return 1 if wrong else 0
 
 
-def _labels(folder: str) -> list[str]:
-    """The class names in a local transformers configuration, in order; none for other sources."""
-    if not folder or not os.path.isdir(folder):
-        return []
-    from transformers import AutoConfig
-
-    names: dict[int, str] = AutoConfig.from_pretrained(folder).id2label
-    return [names[index] for index in sorted(names)]
-
-
 def main() -> None:
     """Entry point of ``ros2 run offload_ros demo``."""
     from ament_index_python.packages import get_package_share_directory
 
     share = get_package_share_directory('offload_ros')
     parser = argparse.ArgumentParser(prog='demo', description=__doc__.splitlines()[0])
-    parser.add_argument('--duration', type=float, default=60.0, help='seconds (default 60)')
-    parser.add_argument('--seed', type=int, default=0, help='which room is built')
+    parser.add_argument('--duration', type=float, default=80.0, help='seconds (default 80)')
+    parser.add_argument('--seed', type=int, default=3, help='which room is built (default 3)')
+    parser.add_argument(
+        '--slowdown',
+        type=float,
+        default=3.0,
+        help="how much slower than this machine the robot's accelerator is (default 3)",
+    )
     parser.add_argument('--output', type=Path, default=Path('demo_output'), help='logs and picture')
     parser.add_argument('--models-file', default=os.path.join(share, 'config', 'models.yaml'))
     arguments = parser.parse_args()
+    arguments.world_file = Path(share) / 'config' / 'world.yaml'
     if arguments.duration < 20.0:
         parser.error('--duration must be at least 20: a server takes seconds to start again')
+    if not 1.0 <= arguments.slowdown <= 100.0:
+        parser.error('--slowdown is a factor of 1 to 100')
     arguments.output.mkdir(parents=True, exist_ok=True)
     for log in arguments.output.glob('*.log'):
         log.unlink()

@@ -1,99 +1,67 @@
-"""What the demo shows: the live table, the summary of its phases, and one picture of the whole
-run."""
+"""What the demo prints: the live table, and at the end the summary of its phases and of the
+whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-COLOURS = {'server': 'tab:blue', 'device': 'tab:orange', '': 'tab:red'}
+from offload_ros.nodes.demo_script import (
+    DISTANCE_M,
+    KEPT_M,
+    MODELS,
+    OFFLOADED,
+    ROBOT,
+    Phase,
+    Record,
+    Row,
+    kept,
+    mistakes,
+    switched_s,
+)
+from offload_ros.nodes.status_report import number
+
+PARTS = ('robot_ms', 'uplink_ms', 'server_ms', 'downlink_ms')
 
 
-@dataclass(frozen=True)
-class Row:
-    """One result as the demo heard it. ``at_s``: since the demo's start, steady clock."""
-
-    at_s: float
-    seq: int
-    used: str
-    requested: str
-    fallback: bool
-    error: str
-    total_s: float
-    label: str
-    bytes_up: int
-    bytes_down: int
-
-
-@dataclass
-class Phase:
-    """A part of the demo in which one strategy is right.
-
-    ``settle_s``: after its begin, until the change must be seen. A phase of ``length_s`` None lasts
-    until the server answers. ``begin_s`` and ``end_s`` are noted as it is played.
-    """
-
-    name: str
-    expected: str
-    length_s: float | None
-    settle_s: float
-    begin_s: float = math.nan
-    end_s: float = math.nan
-
-
-@dataclass
-class Record:
-    """All that was heard."""
-
-    rows: list[Row] = field(default_factory=list)
-    events: list[tuple[float, str]] = field(default_factory=list)
-    real_time_factors: list[float] = field(default_factory=list)
-    frame: np.ndarray | None = None
-    frame_label: str = ''
-    accepted: int = 0
-    results: int = 0
-
-
-def live_table(status: Any, record: Record, now_s: float, phase: str) -> RenderableType:
-    """The state now; ``status``: the last ``OffloadStatus`` or None."""
+def live_table(
+    status: Any, following: Any, record: Record, true_mbps: float, now_s: float, phase: str
+) -> RenderableType:
+    """The state now. ``status``, ``following``: the last ``OffloadStatus`` and ``FollowStatus`` or
+    None; ``true_mbps``: of the link, 0: dead."""
     table = Table(title=f'offload_ros demo, {now_s:.0f} s: {phase}')
-    for heading in (
-        'model',
-        'strategy',
-        'rate',
-        'robot+uplink+server+downlink',
-        'up/down',
-        'drops',
-    ):
-        table.add_column(heading, justify='left' if heading in ('model', 'strategy') else 'right')
+    for heading in ('model', 'runs on', 'rate', 'robot+up+server+down', 'up/down', 'energy'):
+        table.add_column(heading, justify='left' if heading in ('model', 'runs on') else 'right')
     table.add_column('fallbacks', justify='right')
-    last = record.rows[-1] if record.rows else None
-    for model in status.models if status is not None else []:
-        used = model.strategy_used or '-'
-        parts = (model.robot_ms, model.uplink_ms, model.server_ms, model.downlink_ms)
+    models = status.models if status is not None else []
+    for each in models:
+        rows = record.rows.get(each.model, [])
+        last = rows[-1] if rows else None
+        times = '+'.join(number(getattr(each, part)) for part in PARTS)
         table.add_row(
-            model.model,
-            used
-            if used == model.strategy_requested
-            else f'{used} (not {model.strategy_requested})',
-            f'{model.rate_hz:.1f} Hz',
-            '+'.join(_number(part) for part in parts) + f' = {_number(model.total_ms)} ms',
+            each.model,
+            each.strategy_used or '-',
+            f'{each.rate_hz:.1f} Hz',
+            f'{times} = {number(each.total_ms)} ms',
             f'{_bytes(last.bytes_up)}/{_bytes(last.bytes_down)}' if last else '-',
-            str(model.dropped),
-            str(model.fallbacks),
+            f'{number(each.energy_j, 2)} J',
+            str(each.fallbacks),
         )
-    lines = [Text(f'sees: {last.label}', style='bold')] if last else []
-    for model in status.models if status is not None else []:
-        if model.reason:
-            lines.append(Text(f'why {model.strategy_used}: {model.reason}', style='yellow'))
+    lines = [Text(_link(record, true_mbps))]
+    if following is not None:
+        lines.append(Text(f'follower: {following.mode}, person {_metres(following.distance_m)}'))
+    lines += [
+        Text(f'why {each.model} runs on {each.strategy_used}: {each.reason}', style='yellow')
+        for each in models
+        if each.reason
+    ]
     lines += [Text(f'{at_s:5.1f} s  {what}', style='dim') for at_s, what in record.events[-4:]]
     if record.real_time_factors:
         factor = record.real_time_factors[-1]
@@ -102,76 +70,88 @@ def live_table(status: Any, record: Record, now_s: float, phase: str) -> Rendera
 
 
 def summary_table(record: Record, phases: Sequence[Phase]) -> Table:
-    """What happened in each phase."""
-    table = Table(title='summary')
-    for heading in ('phase', 'results', 'Hz', 'server', 'device', 'p50 ms', 'p95 ms', 'run'):
-        table.add_column(heading, justify='left' if heading == 'phase' else 'right', no_wrap=True)
+    """What each model did in each phase."""
+    # Narrow enough for a terminal of 80 columns.
+    table = Table(
+        title='p50, p95: latency in ms; J: each; after: so long after its cause it changed',
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+    )
+    headings = (
+        'phase', 'model', 'results', 'Hz', 'server', 'robot', 'p50', 'p95', 'J', 'after', 'run',
+    )  # fmt: skip
+    for heading in headings:
+        words = heading in ('phase', 'model')
+        table.add_column(heading, justify='left' if words else 'right', no_wrap=True)
+    before: Phase | None = None
     for phase in phases:
-        rows = [row for row in record.rows if phase.begin_s <= row.at_s < phase.end_s]
-        totals = [1000 * row.total_s for row in rows]
-        table.add_row(
-            phase.name,
-            str(len(rows)),
-            f'{len(rows) / (phase.end_s - phase.begin_s):.1f}',
-            _share(sum(row.used == 'server' for row in rows), len(rows)),
-            _share(sum(row.used == 'device' for row in rows), len(rows)),
-            *(f'{np.percentile(totals, q):.1f}' if totals else '-' for q in (50, 95)),
-            '[red]wrong' if mistakes(record, phase) else '[green]right',
-        )
+        wrong = mistakes(record, phase)
+        for model in MODELS:
+            rows = [row for row in record.rows[model] if phase.begin_s <= row.at_s < phase.end_s]
+            totals = [1000.0 * row.total_s for row in rows]
+            after_s = switched_s(record, phase, before, model)
+            table.add_row(
+                phase.name if model == MODELS[0] else '',
+                model,
+                str(len(rows)),
+                f'{len(rows) / (phase.end_s - phase.begin_s):.1f}',
+                _share(sum(row.used in OFFLOADED for row in rows), len(rows)),
+                _share(sum(row.used in ROBOT for row in rows), len(rows)),
+                *(f'{np.percentile(totals, q):.0f}' if totals else '-' for q in (50, 95)),
+                number(_mean_j(rows), 2),
+                f'{after_s:.1f} s' if math.isfinite(after_s) else '',
+                '' if model != MODELS[0] else '[red]wrong' if wrong else '[green]right',
+            )
+        before = phase
     return table
 
 
-def mistakes(record: Record, phase: Phase) -> list[str]:
-    """What went wrong in a phase after its settling time; at most 2 % of results may be
-    fallbacks."""
-    settled_s = phase.begin_s + phase.settle_s
-    rows = [row for row in record.rows if settled_s <= row.at_s < phase.end_s]
-    found = []
-    if not rows:
-        found.append('no results')
-    other = sum(row.used != phase.expected for row in rows)
-    if other > 0.02 * len(rows):
-        found.append(f'{other} of {len(rows)} results not by {phase.expected}')
-    errors = [row.error for row in rows if row.error]
-    if errors:
-        found.append(errors[0])
-    return found
-
-
-def save_picture(record: Record, phases: Sequence[Phase], path: Path) -> None:
-    """Latency of every result, coloured by strategy, beside what the robot saw last."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    figure, (timeline, camera) = pyplot.subplots(
-        1, 2, figsize=(13, 4.5), width_ratios=(3, 1), constrained_layout=True
+def totals_of(record: Record) -> list[str]:
+    """A line for each model, and one for the robot."""
+    lines = []
+    for model in MODELS:
+        rows = record.rows[model]
+        count, late = len(rows), sum(row.late for row in rows)
+        energy_j = sum(row.energy_j for row in rows if math.isfinite(row.energy_j))
+        by = ', '.join(
+            f'{_share(sum(row.used == used for row in rows), count)} {used or "error"} '
+            f'({number(_mean_j([row for row in rows if row.used == used]), 2)} J each)'
+            for used in sorted({row.used for row in rows}, reverse=True)
+        )
+        lines.append(
+            f'{model}: {count} results, {record.missing(model)} missing between first and last, '
+            f'{late} late; {energy_j:.0f} J; {by}'
+        )
+    share, mean_m = kept(record.places)
+    follows = _share(sum(mode == 'following' for mode in record.modes), len(record.modes))
+    lines.append(
+        f'robot: followed {follows} of the time, {_percent(share)} within {KEPT_M:g} m of '
+        f'{DISTANCE_M:g} m; on average {_metres(mean_m)} from the person'
     )
-    end_s = phases[-1].end_s
-    for used, colour in COLOURS.items():
-        rows = [row for row in record.rows if row.used == used and row.at_s < end_s]
-        if rows:
-            times, totals = [row.at_s for row in rows], [1000 * row.total_s for row in rows]
-            timeline.plot(times, totals, '.', color=colour, label=used or 'error')
-    top = timeline.get_ylim()[1]
-    for phase in phases:
-        timeline.axvline(phase.begin_s, color='0.8', linewidth=1, zorder=0)
-        timeline.text(phase.begin_s, top, f' {phase.name}', va='bottom', fontsize=8, color='0.3')
-    timeline.set_xlabel('time (s)')
-    timeline.set_ylabel('frame received to result published (ms)')
-    timeline.set_ylim(bottom=0)
-    timeline.legend(loc='upper right')
-    if record.frame is not None:
-        camera.imshow(record.frame)
-    camera.set_title(f"the robot's camera: {record.frame_label}", fontsize=10)
-    camera.axis('off')
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    return lines
 
 
-def _number(value: float) -> str:
-    return '-' if math.isnan(value) else f'{value:.1f}'
+def _link(record: Record, true_mbps: float) -> str:
+    last = record.estimates[-1] if record.estimates else None
+    believed = 'the manager has no server'
+    if last is not None and math.isfinite(last.mbps):
+        low, high = number(last.low_mbps), number(last.high_mbps)
+        believed = f'the manager estimates {number(last.mbps)} ({low} to {high})'
+    return f'link: {number(true_mbps)} Mbit/s, {believed}'
+
+
+def _mean_j(rows: Sequence[Row]) -> float:
+    values = [row.energy_j for row in rows if math.isfinite(row.energy_j)]
+    return sum(values) / len(values) if values else math.nan
+
+
+def _metres(value: float) -> str:
+    return f'{number(value, 2)} m'
+
+
+def _percent(share: float) -> str:
+    return f'{number(100.0 * share)} %'
 
 
 def _share(count: int, of: int) -> str:

@@ -64,7 +64,7 @@ EMULATION: tuple[tuple[str, Any, str, float | None, float | None], ...] = (
     (
         'trace',
         '',
-        'file of (seconds, Mbit/s) to replay over and over instead of one bandwidth',
+        'file of (seconds, Mbit/s) to replay over and over instead of one bandwidth; 0: an outage',
         None,
         None,
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import threading
+import time
 
 from offload_ros.wire.shaper import LinkShape, Shaper
 
@@ -18,12 +19,14 @@ class Emulation:
 
     def __init__(self) -> None:
         self._shapes = {UP: LinkShape(), DOWN: LinkShape()}
+        self._since_s = time.monotonic()
         self._lock = threading.Lock()
         self._shapers: dict[str, list[Shaper]] = {UP: [], DOWN: []}
 
     def cut(self, way: str) -> bool:
         """Nothing passes this way now, heartbeats and handshakes neither."""
-        return self._shapes[way].cut
+        shape = self._shapes[way]
+        return shape.cut or shape.rate_at(time.monotonic() - self._since_s)[0] <= 0.0
 
     def shape(self, way: str) -> LinkShape:
         """What is emulated now."""
@@ -32,6 +35,7 @@ class Emulation:
     def emulate(self, shape: LinkShape, direction: str = 'both') -> None:
         """Make ``direction`` (of ``DIRECTIONS``) like ``shape``, and the rest as it is."""
         with self._lock:
+            self._since_s = time.monotonic()
             for way, shapers in self._shapers.items():
                 now = shape if way in DIRECTIONS[direction] else LinkShape()
                 self._shapes[way] = now
@@ -53,7 +57,8 @@ class Emulation:
                     deliver(packet)
                     return
                 with self._lock:
-                    shaper = Shaper(deliver, self._shapes[way])
+                    # A channel that is opened later is on the same link, wherever its trace is.
+                    shaper = Shaper(deliver, self._shapes[way], since_s=self._since_s)
                     self._shapers[way].append(shaper)
             shaper.send(packet)
 

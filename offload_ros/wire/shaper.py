@@ -66,6 +66,7 @@ class Shaper:
     """Delivers packets as a link of some shape would; ``send`` never blocks.
 
     Packets beyond the queue are dropped, as an access point does. ``shape`` may be set at any time.
+    ``since_s``: when its trace began (steady clock; None: now).
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Shaper:
         shape: LinkShape | None = None,
         seed: int = 0,
         name: str = 'link',
+        since_s: float | None = None,
     ) -> None:
         self._deliver = deliver
         self._chance = random.Random(seed)
@@ -82,7 +84,7 @@ class Shaper:
         self._free_s = 0.0  # when the link has sent all that it has
         self._closed = False
         self._shape = shape or LinkShape()
-        self._since_s = time.monotonic()
+        self._since_s = time.monotonic() if since_s is None else since_s
         self.dropped = 0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()

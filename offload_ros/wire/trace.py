@@ -66,6 +66,12 @@ class Trace:
         ]
         return steps if len(steps) > 1 else [*steps, (STEP_S, steps[0][1])]
 
+    def write(self, path: Path) -> None:
+        """Write the file that ``read`` reads."""
+        rows = zip(self.times_s, self.mbit, strict=True)
+        lines = (f'{time_s:.6g},{mbit:.6g}\n' for time_s, mbit in rows)
+        path.write_text('time_s,mbit\n' + ''.join(lines))
+
     @classmethod
     def read(cls, path: Path) -> Trace:
         """Read a CSV file: time in s, rate in Mbit/s; a first line of names and # lines may stand.

@@ -9,6 +9,8 @@ from geometry_msgs.msg import PoseStamped, Twist
 from nav_msgs.msg import OccupancyGrid, Path
 import numpy as np
 import pytest
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image, PointCloud2
 from system import Listener, Process, new_domain, running, until
@@ -125,6 +127,29 @@ def test_it_stands_when_odometry_ends_and_while_drive_is_false(site):
         goals.publish(goal(1.5, 0.0))
         until(lambda: len(status) > 30, 'time passes')
         assert not speeds
+
+
+def test_how_often_it_asks_may_be_changed_while_it_runs(site):
+    domain, listener = site
+    status = listener.collect(NavigationStatus, 'agrnav/status')
+    asked = listener.collect(Image, 'agrnav/voxels', qos_profile_sensor_data)
+
+    def ask(hz: float) -> None:
+        value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=hz)
+        request = SetParameters.Request(parameters=[Parameter(name='ask_hz', value=value)])
+        answer = listener.call(SetParameters, '/agrnav_navigator/set_parameters', request)
+        assert answer.results[0].successful, answer
+
+    with running(navigator(domain, 'drive:=false')):
+        until(lambda: asked, 'it asks')
+        ask(0.0)
+        told = len(status)
+        until(lambda: len(status) > told + 5, 'what was on its way is here')
+        count, told = len(asked), len(status)
+        until(lambda: len(status) > told + 20, 'time passes')
+        assert len(asked) == count
+        ask(5.0)
+        until(lambda: len(asked) > count + 3, 'it asks again')
 
 
 @pytest.mark.parametrize(

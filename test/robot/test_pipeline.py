@@ -13,6 +13,8 @@ import torch
 from offload_ros import strategy as strategies
 from offload_ros.models.errors import InputError
 from offload_ros.policy.power import PowerModel
+from offload_ros.robot.lane import DeviceLane
+from offload_ros.robot.pacing import Pacer
 from offload_ros.robot.pipeline import Pipeline
 from offload_ros.strategy import Link, Result, StrategyRefused, Unanswered
 
@@ -368,6 +370,21 @@ def test_model_is_timed_again_when_it_failed_on_the_first_frame(
     run.ask(x)
     idle(lane)
     assert module.calls == calls + 2, 'once is enough'
+
+
+def test_model_is_timed_at_the_pace_of_the_robot(make_model, doubled, stub, monkeypatch, x):
+    strategies.strategy_names()
+    monkeypatch.setitem(strategies._REGISTRY, 'stub', stub)
+    lane = DeviceLane(Pacer(5.0))
+    run = Run(make_model(doubled(0.02), strategy='stub'), lane)
+    try:
+        run.ask(x)
+        idle(lane)
+        timed_s = run.pipeline._link.local['tiny'].percentile(50)
+        assert timed_s >= 5.0 * 0.02
+    finally:
+        run.pipeline.close()
+        lane.close()
 
 
 def test_strategy_whose_cancel_fails_does_not_stop_the_robot(

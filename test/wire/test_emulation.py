@@ -61,3 +61,31 @@ def test_other_direction_makes_the_first_one_as_it_is(link):
     assert (link.emulation.shape(UP), link.emulation.shape(DOWN)) == (LinkShape(), slow)
     link.send(b'1')
     link.wait_for(up=[b'1'], down=[b'1'])
+
+
+def test_a_channel_that_is_opened_later_is_at_the_same_place_of_the_trace():
+    emulation = Emulation()
+    began_s = time.monotonic()
+    emulation.emulate(LinkShape(trace=[(0.0, 1e3), (0.4, 1e9), (1000.0, 1e9)]))
+    while time.monotonic() - began_s < 0.5:
+        time.sleep(0.01)
+    came = []
+    send, close = emulation.through(UP, lambda packet: came.append((time.monotonic(), packet)))
+    sent_s = time.monotonic()
+    send(bytes(20_000))  # 20 s where the trace begins, nothing where it is now
+    while not came and time.monotonic() - sent_s < LONG_S:
+        time.sleep(0.001)
+    close()
+    assert came and came[0][0] - sent_s < 10.0
+
+
+def test_a_rate_of_nothing_is_an_outage_for_as_long_as_the_trace_says():
+    emulation = Emulation()
+    assert not emulation.cut(UP)
+    began_s = time.monotonic()
+    emulation.emulate(LinkShape(trace=[(0.0, 0.0), (0.3, 1e6), (1000.0, 1e6)]), UP)
+    assert emulation.cut(UP) and not emulation.cut(DOWN)
+    while emulation.cut(UP):
+        assert time.monotonic() - began_s < LONG_S
+        time.sleep(0.001)
+    assert time.monotonic() - began_s >= 0.3
