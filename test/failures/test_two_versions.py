@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 import signal
 
-from promise import ALONE_S, back_in_time, counted, models, used_again_s
+from promise import ALONE_S, ATTEMPTS, back_in_time, counted, models, used_again_s
 import pytest
-from rig import Rig, Robot, rig_in, stop_all
+from rig import BACK_S, Rig, Robot, rig_in, stop_all
 from system import Process, until
 
 OFFSET = 1000.0  # what the other version adds to each result
@@ -71,12 +71,16 @@ def test_result_is_never_of_another_version(rig: Rig, strategy: str) -> None:
         until(lambda: rig.session('/ada'), 'it is there')
         without = robot.play(20, 10.0)
         assert {r.strategy_used for r in robot.since(first)} <= alone
-        ends(ada)
-        ada = rig.server('ada')
-        until(lambda: rig.session('/ada'), 'it is back')
-        back_s = used_again_s(robot)
+        took = []
+        for _ in range(ATTEMPTS):
+            ends(ada)
+            ada = rig.server('ada')
+            until(lambda: rig.session('/ada'), 'it is back')
+            took.append(used_again_s(robot))
+            if took[-1] <= BACK_S:
+                break
         robot.served('/ada')
     assert not robot.by_server('/bob', count.results)
     assert len({r.model_hash for r in count.results}) == 1
-    back_in_time(back_s)
+    back_in_time(*took)
     stop_all(manager, ada, bob)
