@@ -78,7 +78,8 @@ MODELS = {
 }
 TRACES = {'indoors': indoors, 'outdoors': outdoors}
 ATTEMPTS = 2
-START_S, READY_S, PROFILE_S = 180.0, 120.0, 400.0
+START_S, READY_S, PROFILE_S, LEARNING_S = 180.0, 120.0, 400.0, 600.0
+PLANNER = 'offload_ros.intra_dp.plan_worker'
 QUIET = 0.7  # load average
 SCHEMA = 1
 
@@ -149,7 +150,9 @@ def environment(folder: Path, domain: int) -> dict[str, str]:
         'OMP_NUM_THREADS': '1',
         'PYTHONPATH': os.pathsep.join([*paths, str(HERE.parent)]),
         'FASTDDS_DEFAULT_PROFILES_FILE': str(profile),
-        'XDG_DATA_HOME': str(folder / 'data'),  # profiles of these processes, not of the user
+        # Profiles and plans of these processes, not of the user.
+        'XDG_DATA_HOME': str(folder / 'data'),
+        'XDG_CACHE_HOME': str(folder / 'cache'),
     }
 
 
@@ -197,10 +200,18 @@ class System:
         for way in WAYS:
             if way not in ('device', 'server'):
                 self._ready(way)
-        for mbit in settings.learning_mbit:
-            self.bed.set_rate(mbit)
-            for way in PLANNING:
-                self.play(way, 0.0, settings.learning_s)
+        end_s = time.monotonic() + LEARNING_S
+        while True:
+            for mbit in settings.learning_mbit:
+                self.bed.set_rate(mbit)
+                for way in PLANNING:
+                    self.play(way, 0.0, settings.learning_s)
+            if not self._planning():
+                break
+            if time.monotonic() > end_s:
+                raise EndLost(f'plans of {self.model} are not ready after {LEARNING_S:.0f} s')
+            while self._planning() and time.monotonic() < end_s:
+                time.sleep(1.0)
         self.bed.set_rate(FAST_MBIT)
 
     def _ready(self, way: str) -> None:
@@ -220,21 +231,27 @@ class System:
         )
         after = self._cpu_s()
         whole_s = found.get('took_s', span_s) + lead_s
-        manager = robot
         found['cpu'] = {
-            'robot': (after[manager] - used[manager]) / whole_s,
+            'robot': (after[robot] - used[robot]) / whole_s,
             'server': (after['server'] - used['server']) / whole_s,
         }
         return found
 
+    def _family(self, name: str) -> list[psutil.Process]:
+        pid = self.processes[name].command_pid()
+        if pid is None:
+            raise EndLost(f'{name} has ended: see its log in {self._folder}')
+        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+    def _planning(self) -> bool:
+        """Whether the manager makes plans now, in processes of its own."""
+        lines = [each.cmdline() for each in self._family(MAIN)[1:]]
+        return any(PLANNER in line for line in lines)
+
     def _cpu_s(self) -> dict[str, float]:
         found = {}
-        for name, process in self.processes.items():
-            pid = process.command_pid()
-            if pid is None:
-                raise EndLost(f'{name} has ended: see its log in {self._folder}')
-            family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-            times = [each.cpu_times() for each in family]
+        for name in self.processes:
+            times = [each.cpu_times() for each in self._family(name)]
             found[name] = sum(each.user + each.system for each in times)
         return found
 
