@@ -96,7 +96,7 @@ class Monitor(Node):
         self._images.append(message)
 
     def _on_factor(self, message: Any) -> None:
-        self._record.real_time_factors.append(message.data)
+        self._record.factors.append((self.now_s(), message.data))
 
     def _on_following(self, message: Any) -> None:
         self.following = message

@@ -98,8 +98,8 @@ def _link(axis: Any, record: Record, trace: Trace, end_s: float) -> None:
         axis.errorbar(at, mbps, spread, fmt='.', color=INK, ms=4, elinewidth=0.7,
                       label='as estimated, 10 to 90 %')  # fmt: skip
     axis.set_yscale('symlog', linthresh=THIN_MBPS)
-    axis.set_ylim(0.0, 1000.0)
-    axis.set_yticks([0, 5, 20, 100, 500], ['0', '5', '20', '100', '500'])
+    axis.set_ylim(0.0, 1500.0)
+    axis.set_yticks([0, 1, 10, 100, 1000], ['0', '1', '10', '100', '1000'])
     axis.minorticks_off()
     axis.set_ylabel('link\n(Mbit/s)')
     axis.legend(loc='upper right', ncols=2, fontsize=8, borderaxespad=0.0)

@@ -63,9 +63,8 @@ def live_table(
         if each.reason
     ]
     lines += [Text(f'{at_s:5.1f} s  {what}', style='dim') for at_s, what in record.events[-4:]]
-    if record.real_time_factors:
-        factor = record.real_time_factors[-1]
-        lines.append(Text(f'simulation at {factor:.2f} of real time', style='dim'))
+    if record.factors:
+        lines.append(Text(f'simulation at {record.factors[-1][1]:.2f} of real time', style='dim'))
     return Group(table, *lines)
 
 

@@ -13,14 +13,16 @@ from offload_ros.wire.trace import Trace, indoors
 
 MODELS = ('kapao', 'agrnav')  # people, and the completed scene
 FRAMES = {'kapao': 10.0, 'agrnav': 0.5}  # per second; the second is asked of the navigator
+DEADLINE_MS = {'kapao': 1000.0, 'agrnav': 4000.0}  # as long as follower and map can wait
 FOLLOWED = 'kapao'
 ROBOT = frozenset({'device'})
 OFFLOADED = frozenset({'server', 'intra_dp', 'rrto'})  # all or parts of it on the server
-GOOD_MBPS, THIN_MBPS = 120.0, 1.5
+GOOD_MBPS, THIN_MBPS = 120.0, 1.0
 STEP_S = 0.2  # of the link's trace
 FADE_S = 4.0
 DISTANCE_M = 2.5  # at which the follower keeps the person, config/tracker.yaml
 KEPT_M = 0.5  # off that, at most, where the person counts as kept
+LEAST_FACTOR = 0.95  # of real time: a slower simulation shows nothing
 TOLERATED = 0.1  # of a phase's results may be by another strategy: measurements have noise
 
 
@@ -98,7 +100,7 @@ class Record:
     estimates: list[Estimate] = field(default_factory=list)
     modes: list[str] = field(default_factory=list)  # of the follower, ten times a second
     events: list[tuple[float, str]] = field(default_factory=list)
-    real_time_factors: list[float] = field(default_factory=list)
+    factors: list[tuple[float, float]] = field(default_factory=list)  # of real time, by at_s
 
     def clear(self) -> None:
         """What was heard before the script begins does not count."""
@@ -107,7 +109,13 @@ class Record:
         self.places.clear()
         self.estimates.clear()
         self.modes.clear()
-        self.real_time_factors.clear()
+        self.factors.clear()
+
+    def factor(self, begin_s: float = -math.inf, end_s: float = math.inf) -> float:
+        """How fast the simulation ran between two times, in simulated seconds per second; NaN:
+        nothing was heard."""
+        heard = [factor for at_s, factor in self.factors if begin_s <= at_s < end_s]
+        return sum(heard) / len(heard) if heard else math.nan
 
     def missing(self, model: str) -> int:
         """Results between the first and the last that never came."""
@@ -189,6 +197,27 @@ def mistakes(record: Record, phase: Phase) -> list[str]:
         if errors:
             found.append(f'{model}: {errors[0]}')
     return found
+
+
+def busy(record: Record, phase: Phase | None = None) -> str:
+    """What a phase, or all of it, is no evidence for: empty, or that the machine was too busy."""
+    factor = record.factor() if phase is None else record.factor(phase.begin_s, phase.end_s)
+    if factor >= LEAST_FACTOR or (phase is not None and math.isnan(factor)):
+        return ''
+    return f'the simulation ran at {factor:.2f} of real time: this machine is too busy'
+
+
+def judgement(record: Record, phases: Sequence[Phase]) -> list[str]:
+    """All that was not as it should be; nothing: the demo showed what it is to show."""
+    wrong = []
+    for phase in phases:
+        excuse = busy(record, phase)
+        for text in mistakes(record, phase):
+            wrong.append(f'{phase.name}: {text}' + (f' ({excuse})' if excuse else ''))
+    for model in MODELS:
+        if record.missing(model):
+            wrong.append(f'{record.missing(model)} results of {model} are missing')
+    return [*wrong, *filter(None, [busy(record)])]
 
 
 def switched_s(record: Record, phase: Phase, before: Phase | None, model: str) -> float:
