@@ -45,6 +45,7 @@ from offload_ros.nodes.demo_script import (
     phases_of,
     rate_mbps,
 )
+from offload_ros.nodes.process import leave
 from offload_ros.robot.pacing import ROBOT_SLOWDOWN
 
 START_LIMIT_S = 90.0
@@ -339,4 +340,4 @@ def main() -> None:
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         status = 1
-    sys.exit(status)
+    leave(status)

@@ -50,6 +50,7 @@ from offload_ros.nodes.doctor_traffic import (
     server_seen,
     value,
 )
+from offload_ros.nodes.process import keep
 from offload_ros.nodes.topics import HEARTBEAT_TOPIC, SENSOR, STATUS
 
 DISCOVERY_S = 3.0  # the longest that it takes to find everything
@@ -97,13 +98,15 @@ class Observer:
         self._read_models = read_models
         self.sim_s: float | None = None
         self._node, self._echo = (
-            Node(
-                name,
-                context=context,
-                namespace=namespace,
-                use_global_arguments=False,
-                enable_rosout=False,
-                start_parameter_services=False,
+            keep(
+                Node(
+                    name,
+                    context=context,
+                    namespace=namespace,
+                    use_global_arguments=False,
+                    enable_rosout=False,
+                    start_parameter_services=False,
+                )
             )
             for name, context in zip((OWN, f'{OWN}_echo'), contexts, strict=True)
         )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import ctypes
+import faulthandler
 import logging
+import os
 import signal
 import sys
 import threading
+from typing import NoReturn
 
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -21,6 +25,7 @@ from offload_ros.nodes.managed import ManagedNode
 from offload_ros.nodes.parameters import value_of
 
 SWITCH_INTERVAL_S = 1e-4
+MIDDLEWARE_END_S = 5.0
 PARAMETER_MISTAKES: tuple[type[Exception], ...] = (
     InvalidParameterTypeException,
     InvalidParameterValueException,
@@ -69,9 +74,34 @@ def run_node(make: Callable[[], Node], mistakes: tuple[type[Exception], ...]) ->
         if node is not None:
             if hasattr(node, 'close'):
                 node.close()
+            # Over TCP, Fast DDS 3.2 may wait for ever for a peer's last word, and keeps the
+            # interpreter meanwhile: what ends us then must not need it.
+            nowhere = open(os.devnull, 'w')  # noqa: SIM115 (as long as the process)
+            faulthandler.dump_traceback_later(MIDDLEWARE_END_S, exit=True, file=nowhere)
             node.destroy_node()
         rclpy.try_shutdown()
     sys.exit(status)
+
+
+_KEPT: list[Node] = []
+
+
+def keep(node: Node) -> Node:
+    """``node``, which is not destroyed when nobody has it any more: for who ends by ``leave``."""
+    _KEPT.append(node)
+    return node
+
+
+def leave(status: int | str | None) -> NoReturn:
+    """End this process, whose work is done, as ``sys.exit`` does but with the middleware as it is:
+    to take it down may never end (see ``run_node``). Peers see that it is gone."""
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+            stream.flush()
+    code = status if isinstance(status, int) else int(status is not None)
+    os._exit(code & 0xFF)
 
 
 class _NodeLog(logging.Handler):

@@ -37,6 +37,7 @@ from offload_ros.graph.profiling import (
     Survey,
 )
 from offload_ros.msg import OffloadStatus
+from offload_ros.nodes.process import keep, leave
 from offload_ros.nodes.topics import STATUS
 from offload_ros.srv import ProfileModel
 
@@ -81,13 +82,15 @@ class Callers:
         self._timeout_s, self._server = timeout_s, f'/{server.strip("/")}' if server else ''
         self._context = Context()
         rclpy.init(context=self._context, args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node(
-            f'offload_profile_{os.getpid()}',
-            context=self._context,
-            namespace=namespace.strip('/'),
-            use_global_arguments=False,
-            enable_rosout=False,
-            start_parameter_services=False,
+        self._node = keep(
+            rclpy.create_node(
+                f'offload_profile_{os.getpid()}',
+                context=self._context,
+                namespace=namespace.strip('/'),
+                use_global_arguments=False,
+                enable_rosout=False,
+                start_parameter_services=False,
+            )
         )
         self._manager = f'{self._node.get_namespace().rstrip("/")}/{manager}'
         self._executor = SingleThreadedExecutor(context=self._context)
@@ -115,9 +118,8 @@ class Callers:
         return self._ask(self._server, request, missing)
 
     def close(self) -> None:
-        """Leave."""
+        """Ask no more; the process ends by ``leave``."""
         self._executor.shutdown()
-        self._node.destroy_node()
         self._context.try_shutdown()
 
     def _on_status(self, message: Any) -> None:
@@ -286,7 +288,9 @@ def main() -> None:
     try:
         measured = measure(arguments, Console(stderr=True))
         path = save_profile(measured, arguments.output)
+        print_summary(measured, str(path), Console(width=None if sys.stdout.isatty() else 110))
     except (ProfilingError, ProfileError) as error:
-        print(f'profile: {error}', file=sys.stderr)
-        sys.exit(1)
-    print_summary(measured, str(path), Console(width=None if sys.stdout.isatty() else 110))
+        leave(f'profile: {error}')
+    except SystemExit as error:
+        leave(error.code)
+    leave(0)

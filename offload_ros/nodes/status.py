@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from offload_ros.msg import OffloadStatus
+from offload_ros.nodes.process import keep, leave
 from offload_ros.nodes.status_report import report
 from offload_ros.nodes.topics import STATUS
 
@@ -41,7 +42,7 @@ def show(arguments: argparse.Namespace, console: Console) -> int:
     """Print until Ctrl-C; the exit status."""
     heard: list[tuple[float, Any]] = []
     topic = '/'.join(['', *filter(None, [arguments.namespace.strip('/')]), 'offload/status'])
-    node = rclpy.create_node('offload_status')
+    node = keep(rclpy.create_node('offload_status'))
     node.create_subscription(
         OffloadStatus, topic, lambda m: heard.append((time.monotonic(), m)), STATUS
     )
@@ -87,6 +88,6 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # status --once | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    finally:
-        rclpy.try_shutdown()
-    sys.exit(status)
+    except SystemExit as error:
+        leave(error.code)
+    leave(status)
