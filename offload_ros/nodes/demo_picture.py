@@ -154,7 +154,8 @@ def _rates(axis: Any, record: Record, end_s: float) -> None:
 def _energy(axis: Any, record: Record, end_s: float) -> None:
     """Of the robot for all inferences so far."""
     for model, line in zip(MODELS, ('-', '--'), strict=True):
-        rows = [row for row in record.rows[model] if math.isfinite(row.energy_j)]
+        rows = [row for row in record.rows[model] if row.at_s < end_s]
+        rows = [row for row in rows if math.isfinite(row.energy_j)]
         at = [0.0, *(row.at_s for row in rows), end_s]
         spent = np.cumsum([0.0, *(row.energy_j for row in rows), 0.0])
         axis.plot(at, spent, line, color=INK, linewidth=1.1, label=model)
@@ -214,7 +215,7 @@ def _distance(axis: Any, record: Record, end_s: float) -> None:
     axis.plot([each.at_s for each in places], [each.apart_m for each in places], color=PERSON,
               linewidth=1.1)  # fmt: skip
     axis.set_xlim(0.0, end_s)
-    axis.set_ylim(bottom=0.0)
+    axis.set_ylim(0.0, max([4.0, *(each.apart_m + 0.2 for each in places)]))
     axis.set_xlabel('time (s)')
     axis.set_ylabel('from robot to\nperson (m)')
 
