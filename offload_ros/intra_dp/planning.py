@@ -49,6 +49,12 @@ class Planning:
                 self._running = True
                 threading.Thread(target=self._work, name='planning', daemon=True).start()
 
+    @property
+    def waiting(self) -> int:
+        """How many tasks have not been begun."""
+        with self._condition:
+            return len(self._tasks)
+
     def close(self) -> None:
         """Plan no more; ends the process."""
         with self._condition:

@@ -2,14 +2,15 @@
 
 Bandwidths have steps of a factor of 2^(1/4) = 1.19 each way from 0.25 to 256 MB/s, the delay of 2.
 Steps of 1 MB/s, as the paper has them, are a factor of 2 where plans differ most and needlessly
-fine where they do not. For each step there are the best layer cut, quickly, and then the best split
-plan. What takes an inference is chosen among those of the link's step and its neighbours
-(``control``); nothing of it happens in a frame's time.
+fine where they do not. Links of which one way differs by a step share plans. For each step there
+are the best layer cut, quickly, and then the best split plan. What takes an inference is chosen
+among those of the link's step and its neighbours (``control``); nothing of it happens in a frame's
+time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 import hashlib
@@ -153,10 +154,11 @@ class SplitPlans:
         with self._lock:
             step = self._present = stay_or_move(self._present, state, PER_OCTAVE)
             around = [each for move in _MOVES if (each := _moved(step, move)) is not None]
-            missing = [each for each in around if each not in self._asked]
+            missing = [each for each in around if _serving(each, self._asked) is None]
             others = [] if self._asked else _diagonal(step)
             self._asked.update(missing, others)
-            places = [each for each in around if each in self._entries]
+            found_at = [_serving(each, self._entries) for each in around]
+            places = list(dict.fromkeys(each for each in found_at if each is not None))
             if not places and self._entries:  # the nearest serve until theirs are there
                 places = sorted(self._entries, key=lambda each: _distance(each, step))[:1]
         self._ask(missing, urgent=True)
@@ -215,7 +217,7 @@ class SplitPlans:
             present = self._present
         if present is not None and _distance(step, present) <= 2 * BESIDE:
             self._prepared(entry)
-        if time.monotonic() - self._written_s > WRITE_S:
+        if not self._planning.waiting or time.monotonic() - self._written_s > WRITE_S:
             self._write()
 
     def _prepared(self, entry: _Entry) -> Ready | None:
@@ -291,6 +293,17 @@ def _moved(step: Step, move: int) -> Step | None:
     """The same link, faster or slower both ways; None beyond the table."""
     up, down = step.up + move, step.down + move
     return Step(up, down, step.delay) if 0 <= up <= _MOST and 0 <= down <= _MOST else None
+
+
+def _serving(step: Step, there: Container[Step]) -> Step | None:
+    """The step itself, or else one hardly different: one way as fast, the other at most a step
+    off. Estimates of both ways wander by themselves, and a plan is as good for the one beside."""
+    for up, down in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
+        for delay in (0, 1, -1):
+            near = Step(step.up + up, step.down + down, step.delay + delay)
+            if near in there:
+                return near
+    return None
 
 
 def _diagonal(step: Step) -> list[Step]:

@@ -112,10 +112,11 @@ class ModelSlot:
         ``package.module:Class`` imports that module: only this machine's files may say so.
         """
         if ':' in name and name not in self._named_here:
+            admissible = strategy_names() if self.pipeline is None else self.pipeline.admissible()
             raise StrategyRefused(
                 f"model '{self.name}': strategy '{name}' is imported from models.yaml only: "
-                "list its module there under 'strategies', and set the name that it registers "
-                f'(there are: {", ".join(strategy_names())})'
+                "list its module there under 'strategies', and set the name that it registers; "
+                f'admissible: {", ".join(admissible)}'
             )
         if self.pipeline is not None:
             self.pipeline.prepare_strategy(name)

@@ -338,13 +338,13 @@ def mostly_by_server(results: list[Any], server: str = '', share: float = 0.02) 
     assert len(others) <= share * len(results), f'{len(others)} of {len(results)}: {reasons}'
 
 
-def all_by_robot(results: list[Any], reason: str = '') -> None:
+def all_by_robot(results: list[Any], *reasons: str) -> None:
     """Nobody but the robot computed, and each result says why."""
     assert results
     for result in results:
         assert (result.strategy_used, result.fallback) == ('device', True), result.plan
         assert result.reason
-        assert reason in result.reason, result.reason
+        assert not reasons or any(each in result.reason for each in reasons), result.reason
 
 
 def robots_of(rig: Rig) -> list[tuple[float, int]]:

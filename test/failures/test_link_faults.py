@@ -152,7 +152,9 @@ def test_delay_spikes(pair: Pair) -> None:
             took.append(used_again_s(robot))
             robot.play(10, 25.0)
     assert manager.output.count('is lost: this robot') == said
-    assert max(r.total_s for r in count.results if r.strategy_used == 'server') > SPIKE_S
+    slow = [r for r in count.results if r.strategy_used == 'server' and r.total_s > SPIKE_S]
+    overdue = [r for r in count.results if r.reason.endswith('before the robot had to')]
+    assert slow or (strategy == 'auto' and overdue), 'no frame met a spike'
     back_in_time(*took)
     robot.served()
 

@@ -37,6 +37,7 @@ FITTING = {
     'link.emulate.trace': '',
     'robot_motion': 'patrol',
     'link.emulate.cut': False,
+    'link.emulate.direction': 'up',
 }
 REMEDIES = {
     'at start only': 'read-only parameter',
