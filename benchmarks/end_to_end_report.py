@@ -147,7 +147,7 @@ def show(content: Mapping[str, Any]) -> None:
         table.add_column('way')
         for heading in (
             'mean ms', 'p50', 'p95', 'p99', 'Hz', 'J', 'kB up', 'kB down',
-            'server', 'CPU robot', 'frames', 'wrong',
+            'CPU server', 'CPU robot', 'frames', 'wrong',
         ):  # fmt: skip
             table.add_column(heading, justify='right')
         for name, each in cell['ways'].items():
@@ -155,7 +155,6 @@ def show(content: Mapping[str, Any]) -> None:
                 table.add_row(name, *['-'] * 12)
                 continue
             p99 = '-' if each['p99_ms'] is None else f'{each["p99_ms"]:.0f}'
-            busy = '-' if each['server_busy'] is None else f'{100 * each["server_busy"]:.0f} %'
             table.add_row(
                 name,
                 *(f'{each[field]:.0f}' for field in ('mean_ms', 'p50_ms', 'p95_ms')),
@@ -164,7 +163,7 @@ def show(content: Mapping[str, Any]) -> None:
                 f'{each["energy_j"]:.2f}',
                 f'{each["bytes_up"] / 1e3:.0f}',
                 f'{each["bytes_down"] / 1e3:.0f}',
-                busy,
+                f'{100 * each["cpu_server"]:.0f} %',
                 f'{100 * each["cpu_robot"]:.0f} %',
                 str(each['frames']),
                 str(each['wrong']),

@@ -150,8 +150,9 @@ class Controller:
     def choose(
         self, candidates: Sequence[Candidate], state: LinkState, now_s: float, tries: bool = True
     ) -> Choice:
-        """The plan for the next inference; ``tries``: also one that is worth a try. ``ValueError``
-        without one of family ``device`` (what a late run ends with), or what the goal needs."""
+        """The plan for the next inference; ``tries``: also one worth a try, and it will run.
+        ``ValueError`` without one of family ``device`` (what a late run ends with), or what the
+        goal needs."""
         alone = [each for each in candidates if each.family == DEVICE]
         if not alone:
             raise ValueError("the robot alone (family 'device') must be a candidate")
@@ -160,7 +161,7 @@ class Controller:
         self._now_s = now_s
         if now_s - self._fitted_s > FADE_S / 20:
             self._fit()
-        spread, unsure, bandwidths = self._bandwidths(state)
+        spread, unsure, bandwidths = self._bandwidths(state, new=tries)
         safe = self._alone(alone[0])
         valued = self._by_goal([self._valued(each, bandwidths, safe) for each in candidates], safe)
         kept = [each for each in valued if each.in_time >= IN_TIME] or valued
@@ -234,16 +235,18 @@ class Controller:
         total = float(weights.sum())
         self._noise = math.sqrt((FIRST_NOISE**2 + float(weights @ alone)) / (1.0 + total))
 
-    def _bandwidths(self, state: LinkState) -> tuple[float, float, Floats]:
+    def _bandwidths(self, state: LinkState, new: bool) -> tuple[float, float, Floats]:
         """Spread of the estimate's logarithm; what of it is the monitor's own doubt, as where
         nothing was sent for long; and (points,) bandwidths up in bytes/s, weighted by ``_WEIGHTS``,
-        with the learned correction."""
+        with the learned correction. ``new``: an inference follows, so that this estimate is one
+        more of those that show how much they change."""
         known = state.up_bytes_per_s > 0.0
         middle = math.log(state.up_bytes_per_s if known else UNMEASURED_BYTES_PER_S)
-        if known and math.isfinite(self._last):
+        if new and known and math.isfinite(self._last):
             change = min(1.25 * abs(middle - self._last), MOST_SPREAD)
             self._change += CHANGE_WEIGHT * (change - self._change)
-        self._last = middle if known else math.nan
+        if new:
+            self._last = middle if known else math.nan
         below = above = UNMEASURED_SPREAD
         if known:
             low = getattr(state, 'up_low_bytes_per_s', math.nan)

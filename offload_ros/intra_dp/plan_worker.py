@@ -8,6 +8,7 @@ each other one names a link, a method to plan by, and what for (``policy.goal``)
 from __future__ import annotations
 
 from collections.abc import Mapping
+import contextlib
 import json
 import os
 import sys
@@ -85,6 +86,14 @@ def answer(measured: Subject, task: Mapping[str, Any]) -> dict[str, Any]:
         return {**told, 'error': f'{type(error).__name__}: {error}'}
 
 
+def _step_back() -> None:
+    """Take only what of the processors nobody else wants; frames come first."""
+    os.nice(NICENESS)
+    if hasattr(os, 'SCHED_IDLE'):
+        with contextlib.suppress(OSError):  # not everybody may
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 def serve(lines: TextIO, answers: TextIO) -> None:
     """Until ``lines`` end."""
     measured = Subject(parse_profile(json.loads(lines.readline())))
@@ -93,5 +102,5 @@ def serve(lines: TextIO, answers: TextIO) -> None:
 
 
 if __name__ == '__main__':
-    os.nice(NICENESS)
+    _step_back()
     serve(sys.stdin, sys.stdout)

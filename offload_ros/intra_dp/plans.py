@@ -2,8 +2,8 @@
 
 Bandwidths have steps of a factor of 2^(1/4) = 1.19 each way from 0.25 to 256 MB/s, the delay of 2.
 Steps of 1 MB/s, as the paper has them, are a factor of 2 where plans differ most and needlessly
-fine where they do not. Links of which one way differs by a step share plans. For each step there
-are the best layer cut, quickly, and then the best split plan. What takes an inference is chosen
+fine where they do not. Links that hardly differ share plans (``_NEAR``). For each step there are
+the best layer cut, quickly, and then the best split plan. What takes an inference is chosen
 among those of the link's step and its neighbours (``control``); nothing of it happens in a frame's
 time.
 """
@@ -287,6 +287,16 @@ class SplitPlans:
 
 _MOVES = sorted(range(-BESIDE, BESIDE + 1), key=abs)
 _MOST = PER_OCTAVE * OCTAVES
+# Uplink at most a step off, downlink two beside it; the closest first.
+_NEAR = sorted(
+    (
+        (up, up + beside, delay)
+        for up in (0, 1, -1)
+        for beside in range(-2, 3)
+        for delay in (0, 1, -1)
+    ),
+    key=lambda off: (off != (0, 0, 0), abs(off[0]), abs(off[1] - off[0]) + abs(off[2])),
+)
 
 
 def _moved(step: Step, move: int) -> Step | None:
@@ -296,13 +306,12 @@ def _moved(step: Step, move: int) -> Step | None:
 
 
 def _serving(step: Step, there: Container[Step]) -> Step | None:
-    """The step itself, or else one hardly different: one way as fast, the other at most a step
-    off. Estimates of both ways wander by themselves, and a plan is as good for the one beside."""
-    for up, down in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
-        for delay in (0, 1, -1):
-            near = Step(step.up + up, step.down + down, step.delay + delay)
-            if near in there:
-                return near
+    """The step itself, or else one hardly different. Estimates of both ways wander, each by itself:
+    there is not a plan for each place where they meet."""
+    for up, down, delay in _NEAR:
+        near = Step(step.up + up, step.down + down, step.delay + delay)
+        if near in there:
+            return near
     return None
 
 

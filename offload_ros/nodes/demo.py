@@ -119,6 +119,7 @@ class Demo:
         self._trace = link_trace(arguments.duration, arguments.seed)
         load_models_file(arguments.models_file, ','.join(MODELS))  # both must be there
         self._monitor = Monitor(self._record)
+        self._executor = SingleThreadedExecutor()
         self._processes = Processes(self._folder)
         self._stop = threading.Event()
 
@@ -136,15 +137,14 @@ class Demo:
             return 1
         finally:
             self._processes.stop_all()
-            rclpy.try_shutdown()
+            self._executor.shutdown(1.0)
             spinning.join(5.0)
         return self._report()
 
     def _spin(self) -> None:
-        executor = SingleThreadedExecutor()
-        executor.add_node(self._monitor)
+        self._executor.add_node(self._monitor)
         with contextlib.suppress(ExternalShutdownException):
-            executor.spin()
+            self._executor.spin()
 
     # ---- until all is there
 

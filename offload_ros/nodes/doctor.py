@@ -14,6 +14,7 @@ from pathlib import Path
 import re
 import signal
 import sys
+from typing import NoReturn
 
 from ament_index_python.packages import get_package_share_directory
 from ament_index_python.resources import get_resources
@@ -131,12 +132,19 @@ def main() -> None:
     models = Models(arguments.models_file, str(share / 'config' / 'models.yaml'))
     if console.is_terminal:
         console.print('looking at robot, server and network for a few seconds ...', style='dim')
-    findings = examine(arguments, around, models)
     try:
+        findings = examine(arguments, around, models)
         print_findings(console, findings)
         console.print(verdict(findings), soft_wrap=True)
         sys.stdout.flush()
+    except SystemExit as error:  # a signal
+        _leave(int(error.code or 0))
     except BrokenPipeError:  # doctor | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _leave(exit_status(findings))
+
+
+def _leave(status: int) -> NoReturn:
+    """As ``process.leave``, which needs a ROS that can be imported."""
     sys.stdout.flush()
-    os._exit(exit_status(findings))  # see process.leave, which needs a ROS that can be imported
+    os._exit(status & 0xFF)

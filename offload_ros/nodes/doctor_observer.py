@@ -70,16 +70,13 @@ def observe(namespace: str, manager: str, timeout_s: float, read_models: ReadMod
     """Look at the network for at most ``timeout_s``.
 
     ``namespace``: '/' or '/robot1'. ``read_models`` is called with the file that the manager
-    names, or '' where none answers; again when it answers late.
+    names, or '' where none answers; again when it answers late. The process must end by ``_exit``.
     """
     contexts = Context(), Context()
     for context in contexts:
         rclpy.init(context=context, args=[], signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        return Observer(contexts, namespace, manager, read_models).look(timeout_s)
-    finally:
-        for context in contexts:
-            context.try_shutdown()
+    # Nothing is taken down, as that may never end: see ``process.leave``.
+    return Observer(contexts, namespace, manager, read_models).look(timeout_s)
 
 
 class Observer:

@@ -87,7 +87,8 @@ _KEPT: list[Node] = []
 
 
 def keep(node: Node) -> Node:
-    """``node``, which is not destroyed when nobody has it any more: for who ends by ``leave``."""
+    """``node``, which is not destroyed when nobody has it any more: for who ends by ``leave``, and
+    does not shut its context down, which destroys nodes."""
     _KEPT.append(node)
     return node
 

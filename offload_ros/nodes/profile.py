@@ -120,7 +120,6 @@ class Callers:
     def close(self) -> None:
         """Ask no more; the process ends by ``leave``."""
         self._executor.shutdown()
-        self._context.try_shutdown()
 
     def _on_status(self, message: Any) -> None:
         self._status = message

@@ -259,8 +259,8 @@ def test_bad_parameters_are_refused_with_the_reason(everything: dict[str, Any]) 
         ('conv.objective', 'speed', "'speed' is not one of latency, energy, weighted"),
         ('conv.objective_weight', '1.5', 'objective_weight'),
     )
-    processes = [set_parameter(everything['domain'], name, value) for name, value, _ in cases]
-    for process, (_, _, reason) in zip(processes, cases, strict=True):
+    for name, value, reason in cases:
+        process = set_parameter(everything['domain'], name, value)
         process.ended()
         assert reason in process.output
         assert 'Setting parameter failed' in process.output or 'read-only' in process.output
