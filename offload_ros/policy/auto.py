@@ -42,8 +42,8 @@ KEEP = 0.97  # another one must be expected to take less than this share ...
 STEADY = 5  # ... so many frames in a row; at once when less than AT_ONCE
 AT_ONCE = 0.7
 # While the robot computes, a frame goes to the server too so often: what comes of it tells when
-# that pays again, without delaying any result.
-LOOK_S, LOOK_LIMIT_S, LOOK_SHARE = 1.0, 2.0, 0.25
+# that pays again, without delaying any result. Links that drop are often back within a second.
+LOOK_S, LOOK_LIMIT_S, LOOK_SHARE = 0.5, 2.0, 0.25
 # What takes so much longer than where the link is as bad as in one case of ten is overdue.
 OVERDUE_FACTOR, OVERDUE_SLACK_S = 1.5, 0.02
 
@@ -128,6 +128,8 @@ class AutoStrategy:
         name = self._choose(frame, now_s)
         while name != DEVICE:
             candidate = self._candidates[name]
+            if candidate.plain.known and not candidate.plain.busy_s[1]:
+                self._look(frame, now_s)  # its present plan leaves all to the robot
             try:
                 return self._by(candidate, frame, deadline_s)
             except Unanswered as error:
@@ -150,8 +152,8 @@ class AutoStrategy:
         busy = self._looker is not None and self._looker.is_alive()
         if candidate is None or busy or now_s < self._look_at_s or not self._usable(candidate):
             return
-        if not candidate.correction.count:  # nothing is known yet: it is tried as any other
-            return
+        if not candidate.plain.known and not candidate.correction.count:
+            return  # nothing is known yet: it is tried as any other
         self._looker = threading.Thread(target=self._looked, args=[candidate, frame], daemon=True)
         self._looker.start()
 

@@ -183,14 +183,20 @@ def test_a_link_that_gets_twenty_times_slower_is_left_with_the_next_frame(robot)
     assert robot.frames(3)[-1] == 'server'
 
 
-def test_it_notices_that_the_server_pays_again_though_the_link_was_not_measured(robot):
+@pytest.mark.parametrize('alone', ['device', 'intra_dp'])
+def test_it_notices_that_the_server_pays_again_though_the_link_was_not_measured(robot, alone):
+    """Whether the robot computes for itself, or by a plan that sends nothing."""
+    if alone == 'intra_dp':
+        robot.refused.discard('intra_dp')
+        robot.split_s = 0.09
+    robot.clock.now += 20.0
     robot.frames(10)
     told = robot.link.client.link_state
     robot.link.client.link_state = lambda _: LinkState(5e5, 5e5, 0.002)  # and stays with that
     robot.up = 5e5
-    assert robot.frames(30)[-1] == 'device'
+    assert robot.frames(30)[-1] == alone
     looks = robot.looks
-    assert 0 < looks <= 5  # about once a second
+    assert 0 < looks <= 8  # at most twice a second
     robot.up = 1e7
     robot.link.client.link_state = lambda _: (
         told(_) if robot.looks > looks else LinkState(5e5, 5e5, 0.002)
