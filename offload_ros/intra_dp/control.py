@@ -43,6 +43,8 @@ CHANGE_WEIGHT = 0.1  # of the newest change of the estimate, in their mean
 LEAST_BYTES_PER_S = 1e3
 
 LINK_PRIOR, FAMILY_PRIOR, DEVICE_PRIOR = 0.3, 0.2, 0.15  # standard deviations, of logarithms
+# Many small messages and operators: more that a model of their costs does not know.
+SPLIT_LONGER = math.log(1.1)
 KEPT, FADE_S = 8, 60.0  # inferences of each family; older ones weigh 1/e less for each
 FIRST_NOISE, LEAST_NOISE = 0.1, 0.01  # of one inference, standard deviation of its logarithm
 HUBER = 1.5  # of these: a single outlier changes little
@@ -129,6 +131,7 @@ class Controller:
         self._tail_weight = tail_weight
         spreads = {_place(family): FAMILY_PRIOR for family in FAMILIES}
         spreads |= {_LINK: LINK_PRIOR, _place(DEVICE): DEVICE_PRIOR}
+        self._usual = np.array([0.0, *(SPLIT_LONGER * (each == SPLIT) for each in FAMILIES)])
         self._prior = np.array([spreads[place] for place in range(1 + len(FAMILIES))]) ** 2
         self._evidence: dict[str, deque[_Evidence]] = {
             family: deque(maxlen=KEPT) for family in FAMILIES
@@ -143,7 +146,7 @@ class Controller:
     @property
     def corrections(self) -> dict[str, float]:
         """Factors by which the cost model was wrong: 'link' of bandwidths, others of latencies."""
-        factors = np.exp(self._mean)
+        factors = np.exp(self._usual + self._mean)
         named = {family: float(factors[_place(family)]) for family in FAMILIES}
         return {'link': float(factors[_LINK]), **named}
 
@@ -212,7 +215,7 @@ class Controller:
         for _ in range(ROUNDS):
             factor = math.exp(self._mean[_LINK])
             model, slopes = np.array([_modelled(each, factor) for each in known]).T
-            wanted = np.log([each.measured_s for each in known]) - model
+            wanted = np.log([each.measured_s for each in known]) - model - self._usual[own]
             rows = np.zeros((len(known), len(self._prior)))
             rows[:, _LINK], rows[np.arange(len(known)), own] = slopes, 1.0
             errors = np.abs(wanted - self._mean[own])
@@ -350,7 +353,8 @@ class Controller:
         return math.exp(-OPTIMISM * math.sqrt(variance))
 
     def _factor(self, family: str) -> float:
-        return math.exp(self._mean[_place(family)])
+        place = _place(family)
+        return math.exp(self._usual[place] + self._mean[place])
 
     @property
     def _link_factor(self) -> float:

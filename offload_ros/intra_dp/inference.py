@@ -24,7 +24,7 @@ from offload_ros.cuts.ran import Ran
 from offload_ros.cuts.robot_side import RobotSide
 from offload_ros.graph.profile import Profile
 from offload_ros.graph.schedule import Evaluator, Link
-from offload_ros.intra_dp.control import Candidate, Choice, Controller
+from offload_ros.intra_dp.control import DEVICE, Candidate, Choice, Controller
 from offload_ros.intra_dp.lower import Work
 from offload_ros.intra_dp.plans import METHODS, Ready, SplitPlans
 from offload_ros.intra_dp.record import Recorded
@@ -81,6 +81,7 @@ class SplitInference:
         self._record_to: Path | None = None
         self._evaluator = Evaluator(profile)
         self._predictions: dict[tuple[str, Link], Prediction] = {}
+        self.predicted_family = DEVICE
         self.aim(goal)
 
     def aim(self, goal: Goal) -> None:
@@ -162,6 +163,7 @@ class SplitInference:
         controller = self._controllers.setdefault(server, Controller(goal=self.goal))
         choice = controller.choose(self._candidates(state), state, time.monotonic(), tries=False)
         ready = _ready(choice.candidate)
+        self.predicted_family = choice.candidate.family
         # A schedule takes milliseconds: not one for each change of an estimate.
         state = _roughly(state)
         key = (ready.key, link_of(state))

@@ -29,7 +29,12 @@ class IntraDpStrategy(CutStrategy):
     method = 'intra_dp'
     methods = METHODS
     aims = True
-    completes = True  # itself, what is late of a split
+
+    @property
+    def completes(self) -> bool:
+        """Whether it will itself complete what is late: of a split it does, of a cut not."""
+        inference: SplitInference | None = self._table
+        return inference is not None and inference.predicted_family == SPLIT
 
     def predict(self, state: LinkState) -> Prediction:
         """See ``Strategy``; of the plan that would run now."""

@@ -3,8 +3,10 @@ be, corrected by what its last inferences took."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 import math
+import statistics
 from typing import Any
 
 from offload_ros.policy.power import PowerModel
@@ -14,7 +16,10 @@ from offload_ros.strategy import LinkState, Prediction
 _SHARES = (0.3, 0.4, 0.3)
 _NEWEST = 0.3  # how much the newest measurement counts in a correction
 _MOST = math.log(20.0)  # a correction is no larger
-_FADES_S = 60.0  # without new measurements corrections are forgotten: causes go away
+# Without new measurements corrections are forgotten: causes go away. Bad experience sooner, as who
+# keeps it does not meet the strategy again, and would never know.
+_FADES_S, _BAD_FADES_S = 60.0, 10.0
+_AMONG = 3  # of so many newest measurements the middle one counts: a single outlier does not
 _RETRY_S, _LONGEST_RETRY_S = 0.25, 1.0  # after a failure, and after a row of them
 _LONGEST_TRIAL_S = 30.0  # ... of what never worked
 
@@ -83,6 +88,7 @@ class Correction:
 
     def __init__(self) -> None:
         self._log = 0.0
+        self._found: deque[float] = deque(maxlen=_AMONG)
         self._at_s = -math.inf
         self._failures = 0
         self._not_before_s = -math.inf
@@ -94,8 +100,7 @@ class Correction:
         nothing, experience alone."""
         if not expectation.known:
             return replace(expectation, latency_s=self.typical_s, late_s=self.typical_s)
-        fade = math.exp(-max(0.0, now_s - self._at_s) / _FADES_S) if self.count else 0.0
-        factor = math.exp(self._log * fade)
+        factor = math.exp(self._faded(now_s))
         return replace(
             expectation,
             latency_s=factor * expectation.latency_s,
@@ -108,10 +113,16 @@ class Correction:
         self._failures, self._not_before_s = 0, -math.inf
         self.typical_s = _moved(self.typical_s, took_s)
         if math.isfinite(expected_s) and expected_s > 0.0 and took_s > 0.0:
-            found = max(-_MOST, min(_MOST, math.log(took_s / expected_s)))
-            self._log = found if not self.count else self._log + _NEWEST * (found - self._log)
+            self._found.append(max(-_MOST, min(_MOST, math.log(took_s / expected_s))))
+            found, before = statistics.median_low(self._found), self._faded(now_s)
+            first = len(self._found) == 1
+            self._log = found if first else before + _NEWEST * (found - before)
             self._at_s = now_s
         self.count += 1
+
+    def _faded(self, now_s: float) -> float:
+        fades_s = _FADES_S if self._log < 0.0 else _BAD_FADES_S
+        return self._log * math.exp(-max(0.0, now_s - self._at_s) / fades_s) if self._log else 0.0
 
     def failed(self, now_s: float) -> None:
         """It gave no answer: it is left alone for a while."""
