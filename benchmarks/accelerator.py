@@ -28,7 +28,7 @@ class AcceleratorPacer(Pacer):
     def __init__(self, slowdown: float) -> None:
         super().__init__(slowdown)
         # With the work itself: its id is not given to another one.
-        self._known: dict[int, tuple[Any, deque[float]]] = {}
+        self._known: dict[Any, tuple[Any, deque[float]]] = {}
 
     def __call__(self, function: Callable[[], Any]) -> Any:
         """The function's value, or its error."""
@@ -43,7 +43,9 @@ class AcceleratorPacer(Pacer):
         work = work_of(function)
         if work is None:
             return own_s
-        _, times = self._known.setdefault(id(work), (work, deque(maxlen=KEPT)))
+        # Cuts of several plans that compute the same are the same work.
+        key = work if isinstance(work, CutSegment) else id(work)
+        _, times = self._known.setdefault(key, (work, deque(maxlen=KEPT)))
         times.append(own_s)
         return min(times)
 

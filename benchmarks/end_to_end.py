@@ -92,7 +92,7 @@ class Settings:
     models: tuple[str, ...] = tuple(MODELS)
     traces: tuple[str, ...] = tuple(TRACES)
     seed: int = SEED
-    slices: int = 4
+    slices: int = 3
     slice_s: float = 10.0
     lead_s: float = 2.0
     repeats: int = 6  # of the profile

@@ -132,8 +132,22 @@ def figures(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         'frames': sum(each['frames'] for each in ways),
         'missing': sum(each['missing'] for each in ways),
         'wrong': sum(each.get('wrong', 0) for each in ways),
+        'worst_over_best_single': worst_over_best(made),
         'cells': made,
     }
+
+
+def worst_over_best(made: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Of each way that ran in all cells, in its worst cell: its mean latency over that of the best
+    single way there. What it costs to stay with one way."""
+    found: dict[str, list[float]] = {}
+    for cell in made.values():
+        best_ms = cell['ways'][cell['best_single']]['mean_ms']
+        for name, each in cell['ways'].items():
+            if each['frames']:
+                found.setdefault(name, []).append(each['mean_ms'] / best_ms)
+    everywhere = {name: max(each) for name, each in found.items() if len(each) == len(made)}
+    return {name: round(each, 4) for name, each in everywhere.items()}
 
 
 def show(content: Mapping[str, Any]) -> None:
@@ -186,6 +200,11 @@ def show(content: Mapping[str, Any]) -> None:
             f'cells; {content["frames"]} frames, {content["missing"]} without a result, '
             f'{content["wrong"]} wrong'
         )
+        worst = content['worst_over_best_single']
+        told = ', '.join(
+            f'{name} {worst[name]:.2f}' for name in sorted(worst, key=worst.__getitem__)
+        )
+        console.print(f'each way in its worst cell, over the best single one there: {told}')
 
 
 def _shares(ran: Mapping[str, int]) -> str:

@@ -154,7 +154,7 @@ class SplitPlans:
         with self._lock:
             step = self._present = stay_or_move(self._present, state, PER_OCTAVE)
             around = [each for move in _MOVES if (each := _moved(step, move)) is not None]
-            missing = [each for each in around if _serving(each, self._asked) is None]
+            missing = [] if _serving(step, self._asked) else [step]
             others = [] if self._asked else _diagonal(step)
             self._asked.update(missing, others)
             found_at = [_serving(each, self._entries) for each in around]
