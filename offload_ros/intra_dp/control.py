@@ -22,10 +22,17 @@ import numpy as np
 from scipy.special import ndtr
 
 from offload_ros.graph.profile import Floats
+from offload_ros.intra_dp.candidate import (
+    DEVICE,
+    FAMILIES,
+    LEAST_BYTES_PER_S,
+    SPLIT,
+    Candidate,
+    Curve,
+)
 from offload_ros.policy.goal import LEAST_LATENCY, Goal, Objective
 from offload_ros.strategy import LinkState
 
-DEVICE, SERVER, CUT, SPLIT = FAMILIES = ('device', 'server', 'cut', 'split')
 _LINK = 0  # place in the filter's state; families follow
 
 _POINTS, _NORMAL = np.polynomial.hermite_e.hermegauss(7)  # expectations of a normal distribution
@@ -40,7 +47,6 @@ UNMEASURED_BYTES_PER_S, UNMEASURED_SPREAD = 4e6, 0.7
 # Standard deviations of the logarithm of a bandwidth.
 LEAST_SPREAD, SURE_SPREAD, MOST_SPREAD = 0.03, 0.25, 1.5
 CHANGE_WEIGHT = 0.1  # of the newest change of the estimate, in their mean
-LEAST_BYTES_PER_S = 1e3
 
 LINK_PRIOR, FAMILY_PRIOR, DEVICE_PRIOR = 0.3, 0.2, 0.15  # standard deviations, of logarithms
 # Many small messages and operators: more that a model of their costs does not know.
@@ -56,50 +62,6 @@ OPTIMISM = 1.5  # standard deviations
 WORTH_TRYING, TRY_COSTS = 0.95, 2.0
 FIRST_PAUSE, LONGEST_PAUSE = 5, 5120  # inferences between two tries
 LATE_FACTOR, LATE_SLACK_S = 1.1, 0.02  # threads of a busy machine wake up late, too
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """Latency (s) of one plan over bandwidths up (bytes/s, ascending), those down in proportion.
-    Of the robot's energy (J) there are such curves, too.
-
-    Between points linear in 1/bandwidth, as transfers are; below the first as between the first
-    two, above the last constant.
-    """
-
-    bytes_per_s: Floats
-    latency_s: Floats
-
-    def __post_init__(self) -> None:
-        if len(self.bytes_per_s) != len(self.latency_s) or not len(self.bytes_per_s):
-            raise ValueError('a curve needs as many latencies as bandwidths, one or more')
-        if not (np.diff(self.bytes_per_s) > 0.0).all() or not self.bytes_per_s[0] > 0.0:
-            raise ValueError('bandwidths of a curve must ascend from above 0')
-
-    def __call__(self, bytes_per_s: Floats) -> Floats:
-        slowness = 1.0 / self.bytes_per_s[::-1]
-        latency_s = self.latency_s[::-1]
-        wanted = 1.0 / np.maximum(bytes_per_s, LEAST_BYTES_PER_S)
-        found = np.interp(wanted, slowness, latency_s)
-        if len(slowness) > 1:
-            slope = (latency_s[-1] - latency_s[-2]) / (slowness[-1] - slowness[-2])
-            found = found + np.maximum(wanted - slowness[-1], 0.0) * max(0.0, slope)
-        return np.asarray(found)
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A plan as the controller sees it. ``family``: one of ``FAMILIES``. ``key`` names the plan
-    for whoever runs it. ``energy``: needed for goals that count it."""
-
-    key: object
-    family: str
-    curve: Curve
-    energy: Curve | None = None
-
-    def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"family '{self.family}' is none of {', '.join(FAMILIES)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +132,15 @@ class Controller:
         kept = [each for each in valued if each.in_time >= IN_TIME] or valued
         best = min(kept, key=lambda each: each.score)
         others = [each.mean_s for each in valued if each is not best]
-        tried = self._worth_a_try(best, valued, unsure) if tries else None
+        middle = float(bandwidths[_MIDDLE])
+        tried = self._worth_a_try(best, valued, unsure, middle) if tries else None
         chosen = tried or best
         return Choice(
             chosen.candidate,
             chosen.mean_s,
             chosen.late_s,
             tried is not None,
-            float(bandwidths[_MIDDLE]) / self._link_factor,
+            middle / self._link_factor,
             spread,
             min(others, default=math.inf)
             if tried is None
@@ -289,8 +252,7 @@ class Controller:
         mean_s = float(_WEIGHTS @ latency_s)
         excess_s = float(_WEIGHTS @ np.maximum(latency_s - safe_s, 0.0))
         score_s = mean_s + self._tail_weight * excess_s
-        _, slope = _log_and_slope(candidate.curve, float(bandwidths[_MIDDLE]))
-        known = _Valued(candidate, score_s, mean_s, score_s, mean_s, late_s, slope)
+        known = _Valued(candidate, score_s, mean_s, score_s, mean_s, late_s)
         if energy_j is None:
             return known
         room = np.log(self.goal.deadline_s / latency_s) / self._noise
@@ -325,7 +287,7 @@ class Controller:
         return float(ends_s[int(means_s.argmin())])
 
     def _worth_a_try(
-        self, best: _Valued, valued: Sequence[_Valued], unsure: float
+        self, best: _Valued, valued: Sequence[_Valued], unsure: float, bytes_per_s: float
     ) -> _Valued | None:
         """A plan that is not expected to be the best, but of which too little is known to say that
         it is not; seldom, and the more seldom the more often it was in vain."""
@@ -338,7 +300,7 @@ class Controller:
             for each in valued
             if each.mean < TRY_COSTS * best.mean
             and each is not best
-            and (hope := self._hope(each, unsure)) * each.mean_s <= deadline_s
+            and (hope := self._hope(each, unsure, bytes_per_s)) * each.mean_s <= deadline_s
         ]
         hoped, hopeful = min(hopes, key=lambda pair: pair[0], default=(math.inf, best))
         if hoped > WORTH_TRYING * best.score:
@@ -346,10 +308,11 @@ class Controller:
         self._since_try = 0
         return hopeful
 
-    def _hope(self, valued: _Valued, unsure: float) -> float:
+    def _hope(self, valued: _Valued, unsure: float, bytes_per_s: float) -> float:
+        _, slope = _log_and_slope(valued.candidate.curve, bytes_per_s)
         direction = np.zeros(len(self._prior))
-        direction[_LINK], direction[_place(valued.candidate.family)] = valued.slope, 1.0
-        variance = float(direction @ self._covariance @ direction) + (unsure * valued.slope) ** 2
+        direction[_LINK], direction[_place(valued.candidate.family)] = slope, 1.0
+        variance = float(direction @ self._covariance @ direction) + (unsure * slope) ** 2
         return math.exp(-OPTIMISM * math.sqrt(variance))
 
     def _factor(self, family: str) -> float:
@@ -371,7 +334,6 @@ class _Valued:
     score_s: float
     mean_s: float
     late_s: float
-    slope: float  # of the logarithm of its latency over that of the bandwidth
     mean_j: float = math.nan
     in_time: float = 1.0  # how probable it is that it keeps the goal's deadline
 
@@ -394,7 +356,7 @@ def _modelled(evidence: _Evidence, factor: float) -> tuple[float, float]:
 
 
 def _log_and_slope(curve: Curve, bytes_per_s: float) -> tuple[float, float]:
-    """Logarithm of a latency, and its slope over that of the bandwidth."""
+    """Logarithm of a latency, and its slope over that of the bandwidth (bytes/s)."""
     here, faster = np.log(np.maximum(curve(np.array([1.0, 1.05]) * bytes_per_s), 1e-9))
     return float(here), float(faster - here) / math.log(1.05)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import logging
 import math
 from pathlib import Path
@@ -13,6 +13,7 @@ import time
 from typing import Any, cast
 import weakref
 
+import numpy as np
 import torch
 
 from offload_ros.cuts.client import GraphLink
@@ -23,14 +24,14 @@ from offload_ros.cuts.plan_table import link_of
 from offload_ros.cuts.ran import Ran
 from offload_ros.cuts.robot_side import RobotSide
 from offload_ros.graph.profile import Profile
-from offload_ros.graph.schedule import Evaluator, Link
-from offload_ros.intra_dp.control import DEVICE, Candidate, Choice, Controller
+from offload_ros.graph.schedule import Evaluator
+from offload_ros.intra_dp.candidate import DEVICE, Candidate
+from offload_ros.intra_dp.control import Choice, Controller
 from offload_ros.intra_dp.lower import Work
 from offload_ros.intra_dp.plans import METHODS, Ready, SplitPlans
 from offload_ros.intra_dp.record import Recorded
 from offload_ros.intra_dp.run_late import Patience
 from offload_ros.policy.goal import LEAST_LATENCY, Goal
-from offload_ros.policy.power import PowerModel
 from offload_ros.robot.lane import DeviceLane
 from offload_ros.strategy import LinkState, Prediction
 
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 Tensors = Mapping[str, torch.Tensor]
 Began = Callable[[RobotSide], None]
 AGAIN_S = 2.0  # after a server refused a plan
-ROUGH = math.log(1.1)
 _opener = ThreadPoolExecutor(1, 'open plan')
 
 
@@ -80,7 +80,7 @@ class SplitInference:
         self._node_s = {each.id: each.robot_s for each in profile.operators}
         self._record_to: Path | None = None
         self._evaluator = Evaluator(profile)
-        self._predictions: dict[tuple[str, Link], Prediction] = {}
+        self._shares: dict[str, _Share] = {}  # by plan
         self.predicted_family = DEVICE
         self.aim(goal)
 
@@ -158,38 +158,39 @@ class SplitInference:
         """What the inference took, from its beginning to its outputs on the robot."""
         self._controllers[server].learn(chosen.choice, measured_s)
 
-    def predict(self, server: str, state: LinkState, power: PowerModel) -> Prediction:
+    def predict(self, server: str, state: LinkState) -> Prediction:
         """Of the plan that would run now on the link to ``server``, if the server has it."""
         controller = self._controllers.setdefault(server, Controller(goal=self.goal))
         choice = controller.choose(self._candidates(state), state, time.monotonic(), tries=False)
         ready = _ready(choice.candidate)
         self.predicted_family = choice.candidate.family
-        # A schedule takes milliseconds: not one for each change of an estimate.
-        state = _roughly(state)
-        key = (ready.key, link_of(state))
-        if key not in self._predictions:
-            if len(self._predictions) > 1000:
-                self._predictions.clear()
-            self._predictions[key] = self._predicted(ready, state, power)
-        # Times as experience has them; what is busy for how long as the schedule says.
-        return replace(self._predictions[key], latency_s=choice.predicted_s, late_s=choice.late_s)
+        if ready.key not in self._shares:  # a schedule takes milliseconds
+            if len(self._shares) > 1000:
+                self._shares.clear()
+            self._shares[ready.key] = self._share_of(ready, state)
+        share, link = self._shares[ready.key], link_of(state)
+        up = share.bytes_up / (link.uplink_bytes_per_s * link.utilisation)
+        down = share.bytes_down / (link.downlink_bytes_per_s * link.utilisation)
+        return Prediction(
+            choice.predicted_s,
+            _energy_j(choice),
+            robot_busy_s=share.robot_s,
+            uplink_busy_s=up,
+            server_busy_s=share.server_s,
+            downlink_busy_s=down,
+            bytes_up=share.bytes_up,
+            late_s=choice.late_s,
+        )
 
-    def _predicted(self, ready: Ready, state: LinkState, power: PowerModel) -> Prediction:
-        schedule = self._evaluator.schedule(ready.plan, link_of(state))
+    def _share_of(self, ready: Ready, state: LinkState) -> _Share:
+        link = link_of(state)
+        schedule = self._evaluator.schedule(ready.plan, link)
         robot_s, up_s, server_s, down_s = (
             sum(each.end_s - each.start_s for each in tasks)
             for tasks in (schedule.robot, schedule.uplink, schedule.server, schedule.downlink)
         )
-        up = up_s * state.up_bytes_per_s if up_s > 0.0 else 0.0
-        return Prediction(
-            schedule.latency_s,
-            schedule.energy_j(power),
-            robot_busy_s=robot_s,
-            uplink_busy_s=up_s,
-            server_busy_s=server_s,
-            downlink_busy_s=down_s,
-            bytes_up=up if math.isfinite(up) else 0.0,
-        )
+        up = up_s * link.uplink_bytes_per_s * link.utilisation
+        return _Share(robot_s, server_s, up, down_s * link.downlink_bytes_per_s * link.utilisation)
 
     def record(self, path: Path) -> None:
         """Write what happens when in the next inference that uses the server to ``path``."""
@@ -202,20 +203,21 @@ class SplitInference:
             self._own.close()
 
 
-def _roughly(state: LinkState) -> LinkState:
-    """To 10 %: for how long what is busy need not be known better."""
+@dataclass(frozen=True)
+class _Share:
+    """What a plan takes of each, whatever the link."""
 
-    def rounded(value: float) -> float:
-        if not 0.0 < value < math.inf:
-            return value
-        return float(math.exp(ROUGH * round(math.log(value) / ROUGH)))
+    robot_s: float
+    server_s: float
+    bytes_up: float
+    bytes_down: float
 
-    return LinkState(
-        *(
-            rounded(each)
-            for each in (state.up_bytes_per_s, state.down_bytes_per_s, state.round_trip_s)
-        )
-    )
+
+def _energy_j(choice: Choice) -> float:
+    curve = choice.candidate.energy
+    if math.isfinite(choice.predicted_j) or curve is None:
+        return choice.predicted_j
+    return float(curve(np.array([choice.bytes_per_s]))[0])
 
 
 def _ready(candidate: Candidate) -> Ready:

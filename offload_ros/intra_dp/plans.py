@@ -40,7 +40,7 @@ from offload_ros.cuts.value_codecs import code_named
 from offload_ros.graph.profile import Profile, ProfileError
 from offload_ros.graph.profile_file import profile_document
 from offload_ros.graph.split_plan import Plan
-from offload_ros.intra_dp.control import CUT, DEVICE, FAMILIES, SERVER, Candidate, Curve
+from offload_ros.intra_dp.candidate import CUT, DEVICE, FAMILIES, SERVER, Candidate, Curve
 from offload_ros.intra_dp.lower import Work
 from offload_ros.intra_dp.plan_worker import SCALES
 from offload_ros.intra_dp.planning import Planning
@@ -131,6 +131,7 @@ class SplitPlans:
         self._entries: dict[Step, dict[str, _Entry]] = {}
         self._ready: dict[str, Ready | None] = {}  # None: cannot be run
         self._preparing: set[str] = set()
+        self._made: dict[tuple[Step, str], Candidate] = {}
         self._asked: set[Step] = set()
         self._present: Step | None = None
         self._written_s = time.monotonic()
@@ -168,13 +169,19 @@ class SplitPlans:
             for entry in list(self._entries[place].values()):
                 ready = self._prepared(entry)
                 if ready is not None and entry.family != DEVICE and entry.key not in found:
-                    bandwidths = place.link_at(PER_OCTAVE).uplink_bytes_per_s * SCALES
-                    curves = [
-                        Curve(bandwidths, np.array(each))
-                        for each in (entry.latency_s, entry.energy_j)
-                    ]
-                    found[entry.key] = Candidate(ready, entry.family, *curves)
+                    found[entry.key] = self._candidate(place, entry, ready)
         return list(found.values())
+
+    def _candidate(self, place: Step, entry: _Entry, ready: Ready) -> Candidate:
+        """Made once: frames wait for it."""
+        made = self._made.get((place, entry.key))
+        if made is None:
+            bandwidths = place.link_at(PER_OCTAVE).uplink_bytes_per_s * SCALES
+            curves = [
+                Curve(bandwidths, np.array(each)) for each in (entry.latency_s, entry.energy_j)
+            ]
+            made = self._made[place, entry.key] = Candidate(ready, entry.family, *curves)
+        return made
 
     def close(self) -> None:
         """Plan no more."""

@@ -14,11 +14,10 @@ from offload_ros.cuts.model_graph import ModelGraph
 from offload_ros.cuts.ran import Ran
 from offload_ros.cuts.strategy import CutStrategy, bandwidth_text
 from offload_ros.graph.profile import ProfileError
-from offload_ros.intra_dp.control import SPLIT
+from offload_ros.intra_dp.candidate import SPLIT
 from offload_ros.intra_dp.inference import Chosen, SplitInference
 from offload_ros.intra_dp.plans import METHODS
 from offload_ros.policy.goal import LEAST_LATENCY
-from offload_ros.policy.power import PowerModel
 from offload_ros.strategy import Frame, LinkState, Prediction, Result, Unanswered, register
 
 
@@ -41,7 +40,7 @@ class IntraDpStrategy(CutStrategy):
         inference: SplitInference | None = self._table
         if inference is None or self._server is None:
             return Prediction()
-        return inference.predict(self._server.name, state, PowerModel())
+        return inference.predict(self._server.name, state)
 
     def run(self, frame: Frame, deadline_s: float) -> Result:
         """See ``Strategy``."""

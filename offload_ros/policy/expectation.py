@@ -18,8 +18,8 @@ _NEWEST = 0.3  # how much the newest measurement counts in a correction
 _MOST = math.log(20.0)  # a correction is no larger
 # Without new measurements corrections are forgotten: causes go away. Bad experience sooner, as who
 # keeps it does not meet the strategy again, and would never know.
-_FADES_S, _BAD_FADES_S = 60.0, 10.0
-_AMONG = 3  # of so many newest measurements the middle one counts: a single outlier does not
+_FADES_S, _BAD_FADES_S = 60.0, 5.0
+_AMONG = 5  # of so many newest measurements the middle one counts: two outliers do not
 _RETRY_S, _LONGEST_RETRY_S = 0.25, 1.0  # after a failure, and after a row of them
 _LONGEST_TRIAL_S = 30.0  # ... of what never worked
 

@@ -37,6 +37,7 @@ FRESH_S = 0.5
 WIDER_PER_ROOT_S = 0.25  # of the logarithm of the bounds, per square root of a second
 LEAST_WIDTH = 0.05  # headers that are not counted, and clocks
 PROBE_AFTER_S, PROBE_SHARE = 2.0, 0.01
+LONGEST_PROBE_PAUSE_S = 6.0  # of the least probe: slow links are often fast again soon
 PROBE_S, LEAST_PROBE_BYTES, MAX_PROBE_BYTES, FIRST_PROBE_BYTES = 0.02, 36_000, 1_120_000, 120_000
 DELIVERY_S, CLEARLY = 0.1, 1.25  # so much faster than the estimate over so long
 REPORT_VERSION = 1
@@ -208,7 +209,8 @@ class LinkMonitor:
     def wants_probe(self) -> int:
         """How many bytes to send now only to learn what the link carries; 0: none.
 
-        To be asked while the channel is idle. At most ``PROBE_SHARE`` of the bandwidth.
+        To be asked while the channel is idle. At most ``PROBE_SHARE`` of the bandwidth, or where
+        that is little (5 Mbit/s and less) 48 kbit/s.
         """
         now_s = self._clock()
         found = self.outgoing()
@@ -218,9 +220,10 @@ class LinkMonitor:
         known = not math.isnan(found.bytes_per_s)
         # One that told nothing was over too soon: the link is faster than it was.
         longer = 2 * self._probe_longer if since_s <= found.age_s and since_s < math.inf else 1
-        size = longer * (int(PROBE_S * found.bytes_per_s) if known else FIRST_PROBE_BYTES)
-        size = min(max(size, LEAST_PROBE_BYTES), self._max_probe_bytes)
-        if known and since_s < size / (PROBE_SHARE * found.bytes_per_s):
+        usual = int(PROBE_S * found.bytes_per_s) if known else FIRST_PROBE_BYTES
+        size = min(longer * max(usual, LEAST_PROBE_BYTES), self._max_probe_bytes)
+        least_per_s = LEAST_PROBE_BYTES / LONGEST_PROBE_PAUSE_S
+        if known and since_s < size / max(PROBE_SHARE * found.bytes_per_s, least_per_s):
             return 0
         self._probed_s, self._probe_longer = now_s, longer
         return size

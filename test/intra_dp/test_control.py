@@ -20,11 +20,8 @@ from offload_ros.graph.methods import device, server
 from offload_ros.graph.profile_file import read_profile
 from offload_ros.graph.schedule import Link
 from offload_ros.graph.split_plan import Plan
-from offload_ros.intra_dp.control import (
-    Candidate,
-    Controller,
-    Curve,
-)
+from offload_ros.intra_dp.candidate import Candidate, Curve
+from offload_ros.intra_dp.control import Controller
 from offload_ros.policy.goal import Goal, Objective
 from offload_ros.policy.power import PowerModel
 from offload_ros.strategy import LinkState

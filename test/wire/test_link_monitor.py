@@ -13,7 +13,11 @@ from offload_ros.wire.connection import Connection
 from offload_ros.wire.errors import WireError
 from offload_ros.wire.in_process import InProcessLink
 from offload_ros.wire.link_exchange import LinkExchange
-from offload_ros.wire.link_monitor import LinkMonitor
+from offload_ros.wire.link_monitor import (
+    LEAST_PROBE_BYTES,
+    LONGEST_PROBE_PAUSE_S,
+    LinkMonitor,
+)
 from offload_ros.wire.outgoing import Outgoing
 from offload_ros.wire.shaper import LinkShape
 from offload_ros.wire.trace import indoors, outdoors
@@ -269,6 +273,32 @@ def test_probes_find_a_slower_and_a_faster_link():
     for begin_s in (8.0, 15.0, 25.0):
         part = [row for row in found if begin_s < row[0] < begin_s + 2.0]
         assert max(errors(part, shape)) <= 0.1
+
+
+def test_probes_find_that_a_link_is_back_from_almost_nothing():
+    steps = [(0, 0.3 * MBIT), (20, 40 * MBIT), (60, 40 * MBIT)]
+    simulation = Simulation(
+        OneWay(LinkShape(delay_s=0.0013, trace=steps)), OneWay(LinkShape(delay_s=0.0013))
+    )
+    sent = []
+
+    def tick():
+        idle = not simulation.ends[0].in_flight_bytes
+        simulation.send(33)
+        if idle and (size := simulation.monitor.wants_probe()):
+            sent.append((simulation.now_s, size))
+            simulation.send(size)
+        simulation.at(simulation.now_s + 0.5, tick)
+
+    tick()
+    found = dict(simulation.run(40.0))
+    slow = [each.bytes_per_s for now_s, each in found.items() if 10.0 < now_s < 20.0]
+    assert slow and max(slow) < MBIT
+    back = [now_s for now_s, each in found.items() if each.bytes_per_s > 20 * MBIT]
+    assert min(back) < 20.0 + 1.2 * LONGEST_PROBE_PAUSE_S
+    # The first one knows nothing yet.
+    told = sum(size for now_s, size in sent[1:] if now_s < 20.0)
+    assert 0 < told <= 20.0 * LEAST_PROBE_BYTES / LONGEST_PROBE_PAUSE_S
 
 
 def test_what_is_old_is_less_sure():
