@@ -38,7 +38,8 @@ WIDER_PER_ROOT_S = 0.25  # of the logarithm of the bounds, per square root of a 
 LEAST_WIDTH = 0.05  # headers that are not counted, and clocks
 PROBE_AFTER_S, PROBE_SHARE = 2.0, 0.01
 LONGEST_PROBE_PAUSE_S = 6.0  # of the least probe: slow links are often fast again soon
-PROBE_S, LEAST_PROBE_BYTES, MAX_PROBE_BYTES, FIRST_PROBE_BYTES = 0.02, 36_000, 1_120_000, 120_000
+# Five chunks: fewer packets tell nothing where TCP's window is small after a pause.
+PROBE_S, LEAST_PROBE_BYTES, MAX_PROBE_BYTES, FIRST_PROBE_BYTES = 0.04, 36_000, 1_120_000, 120_000
 DELIVERY_S, CLEARLY = 0.1, 1.25  # so much faster than the estimate over so long
 REPORT_VERSION = 1
 _REPORT = struct.Struct('<Bdddd')
@@ -210,7 +211,7 @@ class LinkMonitor:
         """How many bytes to send now only to learn what the link carries; 0: none.
 
         To be asked while the channel is idle. At most ``PROBE_SHARE`` of the bandwidth, or where
-        that is little (5 Mbit/s and less) 48 kbit/s.
+        that is little (5 Mbit/s and less) 48 kbit/s; while they tell nothing, 144 kbit/s.
         """
         now_s = self._clock()
         found = self.outgoing()
@@ -223,7 +224,8 @@ class LinkMonitor:
         usual = int(PROBE_S * found.bytes_per_s) if known else FIRST_PROBE_BYTES
         size = min(longer * max(usual, LEAST_PROBE_BYTES), self._max_probe_bytes)
         least_per_s = LEAST_PROBE_BYTES / LONGEST_PROBE_PAUSE_S
-        if known and since_s < size / max(PROBE_SHARE * found.bytes_per_s, least_per_s):
+        pause_s = size / max(PROBE_SHARE * found.bytes_per_s, least_per_s) if known else 0.0
+        if since_s < (pause_s if longer == 1 else min(pause_s, longer * PROBE_AFTER_S)):
             return 0
         self._probed_s, self._probe_longer = now_s, longer
         return size
@@ -272,7 +274,7 @@ class LinkMonitor:
         """Whether or not packets queued, the link carries at least what it did carry. It matters
         where the connection's window has become too small to fill the link."""
         first = self._delivery
-        if first is None:
+        if first is None or sample.after_idle:  # what was idle delivered nothing
             self._delivery = sample
             return
         span_s = sample.arrived_s - first.arrived_s

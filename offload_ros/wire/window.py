@@ -106,7 +106,7 @@ class Credit:
         """A window that has become too small for a faster link lets no packets queue: then what
         arrives, although less than the link could carry, makes it grow."""
         first = self._delivery
-        if first is None:
+        if first is None or sample.after_idle:  # what was idle delivered nothing
             self._delivery = sample
             return
         span_s = sample.arrived_s - first.arrived_s

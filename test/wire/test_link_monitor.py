@@ -16,6 +16,7 @@ from offload_ros.wire.link_exchange import LinkExchange
 from offload_ros.wire.link_monitor import (
     LEAST_PROBE_BYTES,
     LONGEST_PROBE_PAUSE_S,
+    PROBE_AFTER_S,
     LinkMonitor,
 )
 from offload_ros.wire.outgoing import Outgoing
@@ -295,10 +296,35 @@ def test_probes_find_that_a_link_is_back_from_almost_nothing():
     slow = [each.bytes_per_s for now_s, each in found.items() if 10.0 < now_s < 20.0]
     assert slow and max(slow) < MBIT
     back = [now_s for now_s, each in found.items() if each.bytes_per_s > 20 * MBIT]
-    assert min(back) < 20.0 + 1.2 * LONGEST_PROBE_PAUSE_S
+    assert min(back, default=math.inf) < 20.0 + 1.2 * LONGEST_PROBE_PAUSE_S
     # The first one knows nothing yet.
     told = sum(size for now_s, size in sent[1:] if now_s < 20.0)
     assert 0 < told <= 20.0 * LEAST_PROBE_BYTES / LONGEST_PROBE_PAUSE_S
+
+
+@pytest.mark.parametrize('mbit', (8, 16, 25))
+def test_one_probe_finds_that_an_idle_link_is_three_times_as_fast(mbit):
+    """Fewer than five packets would tell nothing."""
+    steps = [(0, mbit * MBIT), (3, 3 * mbit * MBIT), (20, 3 * mbit * MBIT)]
+    simulation = Simulation(
+        OneWay(LinkShape(delay_s=0.0013, trace=steps)), OneWay(LinkShape(delay_s=0.0013))
+    )
+
+    def tick():
+        idle = not simulation.ends[0].in_flight_bytes
+        simulation.send(33)
+        if idle and (size := simulation.monitor.wants_probe()):
+            simulation.send(size)
+        simulation.at(simulation.now_s + 0.5, tick)
+
+    tick()
+    for index in range(9):
+        simulation.at(0.1 + 0.3 * index, lambda: simulation.send(60_000))
+    found = simulation.run(8.0)
+    before = [each.bytes_per_s for now_s, each in found if 2.0 < now_s < 3.0]
+    assert max(before) < 1.5 * mbit * MBIT
+    back = [now_s for now_s, each in found if now_s > 3.0 and each.bytes_per_s > 2 * mbit * MBIT]
+    assert min(back, default=math.inf) < 3.0 + 2 * PROBE_AFTER_S
 
 
 def test_what_is_old_is_less_sure():
