@@ -368,7 +368,7 @@ def main() -> None:
     }
     path.write_text(json.dumps(content, indent=1) + '\n')
     report.show(content)
-    report.save_picture(content, work.cells, path.with_suffix('.png'))
+    report.save_picture(content, path.with_suffix('.png'))
     print(f'{time.monotonic() - began_s:.0f} s; logs are in {logs}')
     if complete and not arguments.only and not arguments.quick:
         work.done()
