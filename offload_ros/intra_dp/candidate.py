@@ -9,7 +9,7 @@ import numpy as np
 from offload_ros.graph.profile import Floats
 
 DEVICE, SERVER, CUT, SPLIT = FAMILIES = ('device', 'server', 'cut', 'split')
-LEAST_BYTES_PER_S = 1e3
+LEAST_BYTES_PER_S = 1e3  # slower links count as this
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,8 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """``family``: one of ``FAMILIES``. ``key`` names the plan
-    for whoever runs it. ``energy``: needed for goals that count it."""
+    """``family``: one of ``FAMILIES``. ``key`` names the plan for whoever runs it. ``energy``:
+    needed for goals that count it."""
 
     key: object
     family: str

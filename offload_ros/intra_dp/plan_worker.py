@@ -31,7 +31,7 @@ SCALES = 2.0 ** (np.arange(-10, 7) / 2)
 
 
 def family_of(plan: Plan) -> str:
-    """See ``control.FAMILIES``."""
+    """See ``candidate.FAMILIES``."""
     computed = np.array([not operator.is_input for operator in plan.profile.operators])
     if not plan.on_server.any():
         return 'device'
