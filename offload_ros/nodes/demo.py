@@ -27,6 +27,7 @@ from rich.live import Live
 
 from offload_ros.models.config_file import load_models_file
 from offload_ros.models.errors import ConfigError
+from offload_ros.network.half_made_ports import remove_half_made_ports
 from offload_ros.nodes.demo_monitor import Monitor
 from offload_ros.nodes.demo_picture import save_picture
 from offload_ros.nodes.demo_report import live_table, summary_table, totals_of
@@ -334,6 +335,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     for log in arguments.output.glob('*.log'):
         log.unlink()
+    remove_half_made_ports()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
         status = Demo(arguments).run()

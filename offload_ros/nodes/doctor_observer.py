@@ -42,6 +42,7 @@ from offload_ros.doctor.sides import check_connection
 from offload_ros.models.config import InputSpec, ModelConfig
 from offload_ros.models.errors import InputError
 from offload_ros.msg import InferenceResult, OffloadStatus, ServerHeartbeat
+from offload_ros.network.half_made_ports import remove_half_made_ports
 from offload_ros.nodes.doctor_traffic import (
     InputTraffic,
     Traffic,
@@ -72,6 +73,7 @@ def observe(namespace: str, manager: str, timeout_s: float, read_models: ReadMod
     ``namespace``: '/' or '/robot1'. ``read_models`` is called with the file that the manager
     names, or '' where none answers; again when it answers late. The process must end by ``_exit``.
     """
+    remove_half_made_ports()
     contexts = Context(), Context()
     for context in contexts:
         rclpy.init(context=context, args=[], signal_handler_options=SignalHandlerOptions.NO)

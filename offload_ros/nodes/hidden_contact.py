@@ -7,6 +7,7 @@ from rclpy.context import Context
 from rclpy.logging import LoggingSeverity  # type: ignore[attr-defined]
 from rclpy.node import Node
 
+from offload_ros.network.half_made_ports import remove_half_made_ports
 from offload_ros.nodes.server_contacts import ServerContacts
 from offload_ros.nodes.wire_node import runtime_of
 from offload_ros.strategy import LinkState
@@ -21,6 +22,7 @@ class HiddenContact:
         key = load_key(key_file) if key_file else None
         self._context = Context()
         # Signal handlers, command line and logging belong to the program.
+        remove_half_made_ports()
         self._context.init(args=[], initialize_logging=False)
         self._node = Node(
             name,

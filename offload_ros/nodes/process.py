@@ -20,6 +20,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 
+from offload_ros.network.half_made_ports import remove_half_made_ports
 from offload_ros.network.start_up import start_up_warnings
 from offload_ros.nodes.managed import ManagedNode
 from offload_ros.nodes.parameters import value_of
@@ -48,6 +49,7 @@ def run_node(make: Callable[[], Node], mistakes: tuple[type[Exception], ...]) ->
     log = logging.getLogger('offload_ros')
     handler: logging.Handler = logging.NullHandler()
     # With rclpy's own handlers the context would be gone before the frames in hand are answered.
+    remove_half_made_ports()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = make()

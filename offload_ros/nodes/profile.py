@@ -37,6 +37,7 @@ from offload_ros.graph.profiling import (
     Survey,
 )
 from offload_ros.msg import OffloadStatus
+from offload_ros.network.half_made_ports import remove_half_made_ports
 from offload_ros.nodes.process import keep, leave
 from offload_ros.nodes.topics import STATUS
 from offload_ros.srv import ProfileModel
@@ -81,6 +82,7 @@ class Callers:
     def __init__(self, namespace: str, manager: str, server: str, timeout_s: float) -> None:
         self._timeout_s, self._server = timeout_s, f'/{server.strip("/")}' if server else ''
         self._context = Context()
+        remove_half_made_ports()
         rclpy.init(context=self._context, args=[], signal_handler_options=SignalHandlerOptions.NO)
         self._node = keep(
             rclpy.create_node(

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from offload_ros.msg import OffloadStatus
+from offload_ros.network.half_made_ports import remove_half_made_ports
 from offload_ros.nodes.process import keep, leave
 from offload_ros.nodes.status_report import report
 from offload_ros.nodes.topics import STATUS
@@ -80,6 +81,7 @@ def main() -> None:
     arguments = arguments_of(words)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
+    remove_half_made_ports()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     status = 0
     try:

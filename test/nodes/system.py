@@ -26,6 +26,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from offload_ros.msg import InferenceResult
+from offload_ros.network.half_made_ports import remove_half_made_ports
 from offload_ros.wire.tensors import decode
 
 # The smallest model there is, for a models.yaml.
@@ -35,6 +36,7 @@ _domains = itertools.count(os.getpid() * 13)
 
 def new_domain() -> int:
     """A ROS_DOMAIN_ID of 101 to 200 that no other test of this run has, nor anybody else now."""
+    remove_half_made_ports()  # tests kill processes, and make nodes of their own
     for _ in range(100):
         domain = 101 + next(_domains) % 100
         if is_free(domain):
