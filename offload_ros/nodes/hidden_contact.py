@@ -21,8 +21,8 @@ class HiddenContact:
     def __init__(self, name: str, key_file: str, lost_after_s: float, device: str = 'cpu') -> None:
         key = load_key(key_file) if key_file else None
         self._context = Context()
-        # Signal handlers, command line and logging belong to the program.
         remove_half_made_ports()
+        # Signal handlers, command line and logging belong to the program.
         self._context.init(args=[], initialize_logging=False)
         self._node = Node(
             name,

@@ -48,8 +48,8 @@ def run_node(make: Callable[[], Node], mistakes: tuple[type[Exception], ...]) ->
     status = 0
     log = logging.getLogger('offload_ros')
     handler: logging.Handler = logging.NullHandler()
-    # With rclpy's own handlers the context would be gone before the frames in hand are answered.
     remove_half_made_ports()
+    # With rclpy's own handlers the context would be gone before the frames in hand are answered.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = make()
